@@ -1,0 +1,223 @@
+"""The configuration as frozen structs. Every key has a default unless a worker, route or collection cannot do without.
+
+Units are part of a key's name (`_ms`, `_bytes`, `_chars`, `_tokens`); a duration of 0 means "no limit" only where the
+key says so. What each key is for stands in `config.descriptions`.
+Each component is given its own section and never the whole.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+# `(?!\n)$`: a bare `$` also matches before a newline at the end. A description is what `headgate check` expected.
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}(?!\n)$",
+        description="a name of at most 128 letters, digits and . _ : / - that begins with a letter or digit",
+    ),
+]
+Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:%-]+(?!\n)$", description="an IP address or a host name")]
+Folder = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]+(?!\n)$", description="the path of a folder")]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
+MillisecondsOrNever = Annotated[int, Meta(ge=0, le=86_400_000)]
+Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
+Tokens = Annotated[int, Meta(ge=16, le=100_000_000)]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s/?#]+[^\s?#]*(?!\n)$",
+        description="an address that begins with http:// or https:// and has no query",
+    ),
+]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Root of all sections: unknown keys are errors."""
+
+
+class ServerSection(Section, frozen=True, kw_only=True):
+    """The public listener and the life of a request outside the stages."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8080  # 0: a free one, printed at start
+    data_dir: Folder = ".headgate"  # collections, converted models, sockets; relative to the working directory
+    backlog: Count = 1024
+    max_connections: Count = 4096
+    max_head_bytes: Bytes = 16_384
+    max_body_bytes: Bytes = 8_388_608
+    head_timeout_ms: Milliseconds = 10_000
+    body_timeout_ms: Milliseconds = 30_000
+    idle_timeout_ms: Milliseconds = 75_000
+    deadline_ms: Milliseconds = 300_000  # for requests whose route and head say nothing
+    max_deadline_ms: Milliseconds = 900_000
+    hold_max_ms: Milliseconds = 15_000  # how long a stream's status line waits for the first delta
+    keepalive_comment_ms: Milliseconds = 10_000  # between comment lines while a held stream waits on
+    drain_timeout_ms: Milliseconds = 30_000
+    start_timeout_ms: Milliseconds = 60_000
+
+
+class StageSection(Section, frozen=True, kw_only=True):
+    """`capacity`: places in the queue in front of the stage. `concurrency`: requests in the stage at once."""
+
+    capacity: Count = 512
+    concurrency: Count = 64
+
+
+class AssembleStage(StageSection, frozen=True, kw_only=True):
+    concurrency: Count = 4  # prompts too large for the event loop are rendered in this many threads
+
+
+class InferenceStage(StageSection, frozen=True, kw_only=True):
+    capacity: Count = 1024
+    concurrency: Count = 256  # backend calls at once
+
+
+class PostStage(StageSection, frozen=True, kw_only=True):
+    concurrency: Count = 1024
+
+
+class StreamStage(StageSection, frozen=True, kw_only=True):
+    capacity: Count = 256
+    concurrency: Count = 1024  # answers being written at once
+
+
+class StagesSection(Section, frozen=True, kw_only=True):
+    rag: StageSection = StageSection()
+    assemble: AssembleStage = AssembleStage()
+    inference: InferenceStage = InferenceStage()
+    post: PostStage = PostStage()
+    stream: StreamStage = StreamStage()
+
+
+class WorkerSection(Section, tag_field="kind", frozen=True, kw_only=True):
+    """What all kinds of workers have. `context_tokens` is the model's window: prompt and answer together."""
+
+    name: Name
+    context_tokens: Tokens = 8_192
+    answer_tokens: Tokens = 1_024  # kept free for the answer when the request sets no max_tokens
+    first_delta_timeout_ms: Milliseconds = 60_000
+    gap_timeout_ms: Milliseconds = 30_000
+    total_timeout_ms: Milliseconds = 600_000
+    high_water_deltas: Count = 64  # a client this far behind stops the reading of its backend call
+
+
+class EchoWorker(WorkerSection, tag="echo", frozen=True, kw_only=True):
+    """Answers with the newest user message, word by word: for tests, demonstrations and measuring."""
+
+    first_token_ms: MillisecondsOrNever = 0
+    tokens_per_s: Annotated[float, Meta(ge=0.0, le=1_000_000.0)] = 0.0  # 0: all at once
+    tokens: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # length of every answer; 0: as long as the message
+    tokens_per_batch: Count = 1
+    failure_rate: Share = 0.0
+    capacity: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # answers at once, others wait; 0: unlimited
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+
+
+class ExtractiveWorker(WorkerSection, tag="extractive", frozen=True, kw_only=True):
+    """Quotes the sentences of the retrieved passages that best match the question. Needs no model."""
+
+    max_sentences: Annotated[int, Meta(ge=1, le=20)] = 3
+    min_match: Share = 0.34  # share of the question's weight that a sentence must cover
+
+
+class OpenAIWorker(WorkerSection, tag="openai", frozen=True, kw_only=True):
+    """Any server that speaks OpenAI's chat completions."""
+
+    base_url: Url  # with the version, as clients write it: http://127.0.0.1:8000/v1
+    model: str | None = None  # None: the name that the client asked for
+    api_key: str | None = None  # a reference: env:NAME or file:PATH
+    headers: dict[str, str] = field(default_factory=dict)
+    connect_timeout_ms: Milliseconds = 5_000
+    max_connections: Count = 1024
+    idle_connection_ms: Milliseconds = 15_000
+    stream_usage: bool = True  # ask for usage at the end of streams; false for servers that refuse stream_options
+
+
+AnyWorker = EchoWorker | ExtractiveWorker | OpenAIWorker
+
+
+class StopFilter(Section, tag_field="kind", tag="stop", frozen=True, kw_only=True):
+    """Ends the answer before the first of `sequences`."""
+
+    sequences: Annotated[list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(min_length=1, max_length=64)]
+
+
+class RedactFilter(Section, tag_field="kind", tag="redact", frozen=True, kw_only=True):
+    """Replaces every match of a regular expression, also across deltas.
+
+    `max_match_chars` bounds how long a match can be waited for.
+    """
+
+    pattern: Annotated[str, Meta(min_length=1, max_length=4096)]
+    replacement: str = "[redacted]"
+    max_match_chars: Annotated[int, Meta(ge=1, le=65_536)] = 256
+
+
+class MaxLengthFilter(Section, tag_field="kind", tag="max_length", frozen=True, kw_only=True):
+    """Ends the answer after so many characters, with finish_reason `length`."""
+
+    chars: Count
+
+
+AnyFilter = StopFilter | RedactFilter | MaxLengthFilter
+
+
+class RouteSection(Section, frozen=True, kw_only=True):
+    """A virtual model: what clients name in `model`."""
+
+    name: Name
+    worker: Name
+    collection: Name | None = None
+    passages: Annotated[int, Meta(ge=1, le=100)] = 6  # how many to retrieve
+    on_retrieval_failure: Literal["fail", "answer"] = "fail"
+    retrieval_timeout_ms: Milliseconds = 5_000
+    system: str = ""  # a system message of the route's own, before the client's
+    template: str | None = None  # jinja2 text of the system message; None: the built-in one where there is a collection
+    template_file: str | None = None
+    template_max_chars: Count = 200_000
+    template_timeout_ms: Milliseconds = 100
+    filters: list[AnyFilter] = field(default_factory=list)
+    deadline_ms: Milliseconds | None = None
+    rename_model: bool = False  # answers name the route as their model instead of the backend's own name
+    description: str = ""
+
+
+class CollectionSection(Section, frozen=True, kw_only=True):
+    """Documents that routes answer from."""
+
+    name: Name
+    store: Literal["embedded", "qdrant", "memory"] = "embedded"
+    embedder: Literal["auto", "minilm", "lexical"] = "auto"
+    url: Url | None = None  # of a Qdrant server, for store = "qdrant"
+    api_key: str | None = None  # a reference: env:NAME or file:PATH
+    timeout_ms: Milliseconds = 5_000
+    chunk_chars: Annotated[int, Meta(ge=200, le=20_000)] = 1_200
+    overlap_chars: Annotated[int, Meta(ge=0, le=5_000)] = 150
+
+
+class KnowledgeSection(Section, frozen=True, kw_only=True):
+    """The process that owns the embedded store and the embedder."""
+
+    capacity: Count = 256  # queries waiting
+    batch: Annotated[int, Meta(ge=1, le=256)] = 32  # queries embedded together
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1  # of the embedder
+
+
+class LoggingSection(Section, frozen=True, kw_only=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    prompts: bool = False  # log the text of prompts at debug level; off: never
+
+
+class Config(Section, frozen=True, kw_only=True):
+    server: ServerSection = ServerSection()
+    stages: StagesSection = StagesSection()
+    knowledge: KnowledgeSection = KnowledgeSection()
+    logging: LoggingSection = LoggingSection()
+    workers: Annotated[list[AnyWorker], Meta(min_length=1, max_length=1000)]
+    routes: Annotated[list[RouteSection], Meta(min_length=1, max_length=1000)]
+    collections: list[CollectionSection] = field(default_factory=list)

@@ -1,0 +1,1 @@
+"""Where answers go when not to an HTTP client."""

@@ -1,0 +1,1 @@
+"""What every other room of the pipeline builds on: messages, outcomes, errors, the two buffers, the ports."""

@@ -1,0 +1,152 @@
+"""Every error that can end a request, as data.
+
+HeadgateError
+├── InvalidRequest           the request itself is at fault (400); `param` says where
+│   ├── UnknownModel         no route of that name (404)
+│   ├── TooLarge             body over the limit (413)
+│   ├── ContextLength        system message and newest turn alone exceed the model's budget (400)
+│   ├── SlowClient           head or body did not arrive in time (408)
+│   └── BackendRefused       the backend says that the request is at fault (400)
+├── Overloaded               shed: no place left, or draining (503)
+├── DeadlineExceeded         the deadline passed (504)
+├── Cancelled                the client left, or the process stops (503)
+├── StageFailed              a stage's handler raised (500)
+├── RetrievalFailed          the collection could not be searched and the route does not answer without it (502)
+└── BackendFailed            the backend failed and nothing is left to try (502)
+
+`status` is the HTTP status where the answer has not begun, `code` and `type` the fields of an OpenAI-style error
+object.
+"""
+
+from typing import ClassVar
+
+
+class HeadgateError(Exception):
+    """Root of all errors that reach a client.
+
+    `reason` is the label under which the ending is counted (`pipeline.core.outcomes.Reason`), `place` the label of
+    the stage at fault where that is not simply where the request was. `param` names the request's field,
+    `retry_after` is in seconds, None where no time is better than another. `retry` false tells official clients not
+    to repeat the call although the status would make them.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+    retry: ClassVar[bool | None] = None
+    reason: str = "stage_error"
+    place: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(HeadgateError):
+    status = 400
+    code = "invalid_value"
+    type = "invalid_request_error"
+    reason = "invalid"
+
+
+class UnknownModel(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+    reason = "unknown_model"
+
+
+class TooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+    reason = "too_large"
+
+
+class ContextLength(InvalidRequest):
+    code = "context_length_exceeded"
+    reason = "context_length"
+
+
+class SlowClient(InvalidRequest):
+    status = 408
+    code = "request_timeout"
+    retry = False
+    reason = "slow_client"
+
+
+class BackendRefused(InvalidRequest):
+    code = "backend_refused"
+    reason = "backend_refused"
+    place = "inference"
+
+
+class Overloaded(HeadgateError):
+    """`place` and `reason` are shown in the answer's headers."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self, message: str, *, place: str, reason: str, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.place = place
+        self.reason = reason
+
+
+class DeadlineExceeded(HeadgateError):
+    status = 504
+    code = "deadline_exceeded"
+    retry = False
+    reason = "deadline"
+
+
+class Cancelled(HeadgateError):
+    """`reason` is `client_gone` or `shutdown`."""
+
+    status = 503
+    code = "cancelled"
+
+    def __init__(self, message: str, *, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+
+
+class StageFailed(HeadgateError):
+    """Chained to what the stage's handler raised."""
+
+
+class RetrievalFailed(HeadgateError):
+    status = 502
+    code = "retrieval_error"
+    reason = "retrieval"
+    place = "rag"
+
+
+class BackendFailed(HeadgateError):
+    """`reason` is `backend_` and the worker error's kind; `backend_status` the backend's own HTTP status where it
+    sent one."""
+
+    status = 502
+    code = "backend_error"
+    place = "inference"
+
+    def __init__(
+        self, message: str, *, reason: str, backend_status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+        self.backend_status = backend_status
+
+
+class RetrievalError(Exception):
+    """Raised by a `Retriever` or `CollectionStore` when it cannot answer. Rag turns it into `RetrievalFailed` or goes
+    on without passages, as the route says. `collection` names what was asked for."""
+
+    def __init__(self, message: str, *, collection: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.collection = collection
+
+
+class CollectionMismatch(RetrievalError):
+    """The collection was made by another embedder (or with another dimension) than the one configured now."""

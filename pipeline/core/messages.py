@@ -1,0 +1,88 @@
+"""What travels from stage to stage: frozen messages, each holding the one before it.
+
+`PromptRequest` → `RagOutput` → `AssembleOutput` → `InferenceOutput` → `PostOutput`. Every message also names its
+request, so that a stage finds it in one step. Times are seconds on the clock that the flow was given (monotonic).
+"""
+
+from typing import Any
+
+import msgspec
+
+from pipeline.core.deltas import DeltaChannel
+from pipeline.core.ticket import Ticket
+from workers.base import ChatMessage, Parameters, Passage
+
+
+class PromptRequest(msgspec.Struct, frozen=True, eq=False):
+    """One prompt that passed the door.
+
+    `question` is the text of the newest user message. `deadline` is a time on the flow's clock; `gap_limit` bounds
+    the wait for the first delta and between deltas, in seconds, where the client set one. `body` is the client's body
+    in the OpenAI chat dialect, else empty.
+    """
+
+    ticket: Ticket
+    request_id: str
+    session_id: str | None
+    route: str
+    messages: tuple[ChatMessage, ...]
+    question: str
+    parameters: Parameters
+    stream: bool
+    deadline: float
+    gap_limit: float | None = None
+    body: bytes = b""
+
+    @property
+    def request(self) -> "PromptRequest":
+        return self
+
+
+class RagOutput(msgspec.Struct, frozen=True, eq=False):
+    """`passages` are sorted by score, best first; `degraded` says that retrieval failed and the route goes on
+    without."""
+
+    request: PromptRequest
+    passages: tuple[Passage, ...] = ()
+    degraded: bool = False
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """What did not fit the model's token budget: counts of passages and of older turns left out."""
+
+    passages: int = 0
+    turns: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.passages or self.turns)
+
+
+class AssembleOutput(msgspec.Struct, frozen=True, eq=False):
+    """The prompt as the model gets it. `passages` are those that stayed, in the order of their citation numbers.
+
+    `rewritten` is false when `messages` are exactly the client's. `prompt_tokens` is our estimate.
+    """
+
+    request: PromptRequest
+    before: RagOutput
+    messages: tuple[ChatMessage, ...]
+    passages: tuple[Passage, ...]
+    cut: Cut
+    rewritten: bool
+    prompt_tokens: int
+
+
+class InferenceOutput(msgspec.Struct, frozen=True, eq=False):
+    """Handed on at the first delta; what follows travels in `channel`."""
+
+    request: PromptRequest
+    before: AssembleOutput
+    channel: DeltaChannel
+
+
+class PostOutput(msgspec.Struct, frozen=True, eq=False):
+    """`filters` is the request's own filter chain (see `pipeline.stages.post`), None where the route has no filters."""
+
+    request: PromptRequest
+    before: InferenceOutput
+    filters: Any  # FilterChain | None; the type lives with the stage, which may import this room but not the reverse

@@ -1,0 +1,151 @@
+"""The one bounded queue of the project."""
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Put(enum.Enum):
+    """What became of a `try_put`."""
+
+    ACCEPTED = enum.auto()
+    FULL = enum.auto()
+    CLOSED = enum.auto()
+
+
+class QueueStatistics(NamedTuple):
+    """`oldest` is the age of the oldest waiting item in seconds, 0.0 when empty; the last three count since
+    creation."""
+
+    depth: int
+    capacity: int
+    reserved: int
+    oldest: float
+    offered: int
+    taken: int
+    shed: int
+
+
+class StageQueue(Generic[T]):
+    """A bounded FIFO in front of a stage: many producers that never wait, one consumer that does.
+
+    Places are either held by waiting items or *reserved*: whoever holds a reservation is sure that its later `try_put`
+    is accepted. depth + reserved never exceeds capacity. Times come from the caller's clock.
+    Not thread-safe; belongs to one event loop.
+    """
+
+    __slots__ = ("_closed", "_ring", "_taker", "_vacancy", "capacity", "offered", "reserved", "shed", "taken")
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"a queue needs a capacity of at least 1, not {capacity}")
+        self.capacity = capacity
+        self.reserved = 0
+        self.offered = 0
+        self.taken = 0
+        self.shed = 0
+        self._ring: deque[tuple[float, T]] = deque()
+        self._taker: asyncio.Future[None] | None = None
+        self._vacancy: Callable[[], None] | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._ring)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def vacancies(self) -> int:
+        """Places neither held nor reserved."""
+        return self.capacity - len(self._ring) - self.reserved
+
+    def try_put(self, item: T, now: float, *, reserved: bool = False) -> Put:
+        """Appends `item`, or says at once why not. With `reserved` a place held by `reserve` is used up either way."""
+        self.offered += 1
+        if reserved:
+            self.reserved -= 1
+        if self._closed:
+            self.shed += 1
+            return Put.CLOSED
+        if not reserved and len(self._ring) + self.reserved >= self.capacity:
+            self.shed += 1
+            return Put.FULL
+        self._ring.append((now, item))
+        taker = self._taker
+        if taker is not None and not taker.done():
+            taker.set_result(None)
+        return Put.ACCEPTED
+
+    def reserve(self) -> bool:
+        """Holds a place for a later `try_put(…, reserved=True)`; False when there is none."""
+        if self._closed or len(self._ring) + self.reserved >= self.capacity:
+            return False
+        self.reserved += 1
+        return True
+
+    def release(self) -> None:
+        """Gives a reserved place back unused."""
+        self.reserved -= 1
+        self._vacated()
+
+    def on_vacancy(self, callback: Callable[[], None]) -> None:
+        """`callback` is called, once, when a place becomes free. For the one stage that reserves here; it must not
+        raise."""
+        self._vacancy = callback
+
+    async def take(self, limit: int) -> list[tuple[float, T]]:
+        """Up to `limit` oldest items, each with the time it was put; waits while there is none.
+
+        An empty list means closed and drained. Safe to cancel: nothing is lost. One consumer at a time.
+        """
+        ring = self._ring
+        while not ring:
+            if self._closed:
+                return []
+            self._taker = asyncio.get_running_loop().create_future()
+            try:
+                await self._taker
+            finally:
+                self._taker = None
+        if len(ring) <= limit:
+            items = list(ring)
+            ring.clear()
+        else:
+            items = [ring.popleft() for _ in range(limit)]
+        self.taken += len(items)
+        if self._vacancy is not None:
+            self._vacated()
+        return items
+
+    def withdraw(self, match: Callable[[T], bool]) -> list[T]:
+        """Removes and returns the waiting items that `match`, oldest first: their requests have ended elsewhere."""
+        out = [item for _, item in self._ring if match(item)]
+        if out:
+            kept = [entry for entry in self._ring if not match(entry[1])]
+            self._ring.clear()  # in place: a parked `take` holds on to the ring
+            self._ring.extend(kept)
+            self._vacated()
+        return out
+
+    def close(self) -> None:
+        """No more puts. What waits can still be taken; then `take` returns an empty list."""
+        self._closed = True
+        if self._taker is not None and not self._taker.done():
+            self._taker.set_result(None)
+
+    def statistics(self, now: float) -> QueueStatistics:
+        oldest = now - self._ring[0][0] if self._ring else 0.0
+        return QueueStatistics(
+            len(self._ring), self.capacity, self.reserved, oldest, self.offered, self.taken, self.shed
+        )
+
+    def _vacated(self) -> None:
+        callback, self._vacancy = self._vacancy, None
+        if callback is not None:
+            callback()

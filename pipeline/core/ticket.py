@@ -1,0 +1,105 @@
+"""The one mutable thing about a request: where it is, what it holds, how long each stage took, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.errors import Cancelled, HeadgateError
+from pipeline.core.outcomes import STAGES, Ending, Place, Reason
+
+if TYPE_CHECKING:
+    from pipeline.core.messages import Cut
+    from pipeline.core.ports import OutputSink
+    from workers.base import Usage
+
+_WHY_CANCELLED = {
+    Reason.CLIENT_GONE: "the client went away",
+    Reason.SHUTDOWN: "the server is shutting down",
+}
+
+
+class Ticket:
+    """Follows one request from the door to its one ending.
+
+    `end` is the only way a request ends: the first call wins, later ones return False. It stops the tasks that work for
+    the request and then calls `on_end`, once, which must not raise. To be used from its event loop only.
+    """
+
+    __slots__ = (
+        "_on_end",
+        "arrived",
+        "chunks",
+        "cut",
+        "degraded",
+        "ended",
+        "ending",
+        "first_delta",
+        "held",
+        "passages",
+        "place",
+        "prompt_tokens",
+        "request_id",
+        "route",
+        "service",
+        "session_id",
+        "sink",
+        "sojourn",
+        "stream",
+        "tasks",
+        "timer",
+        "usage",
+        "worker",
+    )
+
+    def __init__(self, request_id: str, arrived: float, on_end: Callable[[Ticket], None]) -> None:
+        self.request_id = request_id
+        self.arrived = arrived
+        self.session_id: str | None = None
+        self.route = "-"  # until the door knows it
+        self.worker = "-"  # until Inference chose it
+        self.stream = False
+        self.sink: OutputSink | None = None
+        self.place = Place.INGRESS  # the stage it waits for or is in
+        self.held = 0  # places reserved in queues ahead, a bit (1 << Place) each
+        self.sojourn = [0.0] * len(STAGES)  # seconds waited in each stage's queue
+        self.service = [0.0] * len(STAGES)  # seconds each stage worked on it
+        self.first_delta: float | None = None  # seconds after arrival
+        self.chunks = 0  # deltas that the worker delivered
+        self.prompt_tokens = 0  # estimated by Assemble
+        self.passages = 0
+        self.degraded = False
+        self.cut: Cut | None = None
+        self.usage: Usage | None = None
+        self.ending: Ending | None = None
+        self.ended: float | None = None
+        self.tasks: list[asyncio.Task[Any]] = []  # what works for it now, cancelled when it ends
+        self.timer: asyncio.TimerHandle | None = None  # its time limits
+        self._on_end = on_end
+
+    def end(self, reason: Reason, now: float, error: HeadgateError | None = None, place: Place | None = None) -> bool:
+        """Ends the request at `now`, in `place` if not where it is; False if it had already ended."""
+        if self.ending is not None:
+            return False
+        self.ending = Ending(reason, self.place if place is None else place, error)
+        self.ended = now
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.tasks:
+            current = asyncio.current_task()  # ends on its own, and may have to clean up
+            for task in self.tasks:
+                if task is not current:
+                    task.cancel()
+            self.tasks.clear()
+        self._on_end(self)
+        return True
+
+    def fail(self, error: HeadgateError, now: float) -> bool:
+        """Ends the request with what its client is told; the error says under which reason that counts."""
+        place = None if error.place is None else Place[error.place.upper()]
+        return self.end(Reason(error.reason), now, error, place)
+
+    def cancel(self, reason: Reason, now: float) -> bool:
+        """Ends the request as cancelled, because its client left or the process stops."""
+        return self.fail(Cancelled(_WHY_CANCELLED[reason], reason=reason, retry_after=1.0), now)

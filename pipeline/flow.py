@@ -1,0 +1,106 @@
+"""The five stages and the queues between them, top to bottom."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from config.schema import RouteSection, StagesSection
+from pipeline.core.messages import AssembleOutput, InferenceOutput, PostOutput, PromptRequest, RagOutput
+from pipeline.core.outcomes import STAGES, Place
+from pipeline.core.ports import Hooks, Retriever
+from pipeline.core.queue import StageQueue
+from pipeline.core.ticket import Ticket
+from pipeline.stages.assemble import AssembleStage, Estimate, PromptPlan
+from pipeline.stages.base import Clock, Stage, Trace
+from pipeline.stages.filters import FilterFactory
+from pipeline.stages.inference import Backend, InferenceStage
+from pipeline.stages.post import PostStage
+from pipeline.stages.rag import RagStage
+from pipeline.stages.stream import StreamStage
+
+
+class Flow:
+    """One shard's pipeline. `failed` gets an exception if a run loop ever ends by itself: the process must not go on
+    then."""
+
+    def __init__(
+        self,
+        sections: StagesSection,
+        clock: Clock,
+        hooks: Hooks,
+        *,
+        routes: Mapping[str, RouteSection],
+        retriever: Retriever | None,
+        plans: Mapping[str, PromptPlan],
+        estimate: Estimate,
+        backends: Mapping[str, Backend],
+        filters: Mapping[str, Sequence[FilterFactory]],
+    ) -> None:
+        rag: StageQueue[PromptRequest] = StageQueue(sections.rag.capacity)
+        assemble: StageQueue[RagOutput] = StageQueue(sections.assemble.capacity)
+        inference: StageQueue[AssembleOutput] = StageQueue(sections.inference.capacity)
+        post: StageQueue[InferenceOutput] = StageQueue(sections.post.capacity)
+        stream: StageQueue[PostOutput] = StageQueue(sections.stream.capacity)
+        self.rag = RagStage(rag, assemble, sections.rag.concurrency, clock, routes=routes, retriever=retriever)
+        self.assemble = AssembleStage(
+            assemble, inference, sections.assemble.concurrency, clock, plans=plans, estimate=estimate
+        )
+        self.inference = InferenceStage(
+            inference, post, sections.inference.concurrency, clock, ahead=stream, backends=backends, hooks=hooks
+        )
+        self.post = PostStage(post, stream, sections.post.concurrency, clock, filters=filters)
+        self.stream = StreamStage(stream, None, sections.stream.concurrency, clock)
+        self.stages: tuple[Stage[Any, Any], ...] = (self.rag, self.assemble, self.inference, self.post, self.stream)
+        self.failed: asyncio.Future[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.failed = loop.create_future()
+        for stage in self.stages:
+            task = loop.create_task(stage.run(), name=f"stage {stage.place.label}")
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
+
+    def trace(self, trace: Trace | None) -> None:
+        """`trace(ticket, place)` is called whenever a request has passed a stage."""
+        for stage in self.stages:
+            stage.trace = trace
+
+    def tick(self, now: float) -> None:
+        """To be called about ten times a second: ends what waits beyond its deadline, updates the service rates."""
+        for stage in self.stages:
+            stage.tick(now)
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Frees what an ended request holds: its place in the queue it waits in, and those reserved ahead."""
+        if ticket.place is not Place.INGRESS:
+            queue = self.stages[ticket.place].inbox
+            if len(queue):
+                queue.withdraw(lambda message: message.request.ticket is ticket)
+        if ticket.held:
+            for place in STAGES:
+                if ticket.held & (1 << place):
+                    self.stages[place].inbox.release()
+            ticket.held = 0
+
+    async def stop(self) -> None:
+        """Closes the queues and waits for the run loops to end. Requests must have ended before."""
+        for stage in self.stages:
+            stage.inbox.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self.assemble.close()
+        if self.failed is not None and self.failed.done() and not self.failed.cancelled():
+            self.failed.exception()  # seen
+        elif self.failed is not None:
+            self.failed.cancel()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if self.failed is None or self.failed.done() or task.cancelled() or all(s.inbox.closed for s in self.stages):
+            return
+        error = RuntimeError(f"the run loop of {task.get_name()} ended")
+        error.__cause__ = task.exception()
+        self.failed.set_exception(error)

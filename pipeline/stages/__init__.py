@@ -1,0 +1,1 @@
+"""The five stages, on the one run loop of `pipeline.stages.base`."""

@@ -1,0 +1,187 @@
+"""The one run loop of the five stages."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from pipeline.core.errors import DeadlineExceeded, HeadgateError, Overloaded, StageFailed
+from pipeline.core.outcomes import Place, Reason
+from pipeline.core.queue import Put, StageQueue
+from pipeline.core.ticket import Ticket
+from pipeline.policy.admission import retry_after
+
+BATCH = 64  # messages taken at once before other tasks get their turn
+_RATE_WEIGHT = 0.2  # of the newest tick in the moving average of the service rate
+
+
+class Message(Protocol):
+    """What every stage takes; `request` is a `PromptRequest`."""
+
+    @property
+    def request(self) -> Any: ...
+
+
+In = TypeVar("In", bound=Message)
+Out = TypeVar("Out")
+Trace = Callable[[Ticket, Place], None]
+Clock = Callable[[], float]
+
+
+class Stage(Generic[In, Out]):
+    """Takes messages from `inbox`, handles them, and puts the results into `outbox`.
+
+    A subclass implements `handle`. Returning a message hands it on at once; returning None means that the stage has
+    taken care of it; returning a coroutine makes it a task of its own, whose result is treated the same. An error
+    ends the one request as `failed` and the stage goes on. At most `concurrency` requests are in the stage's tasks at
+    a time; the rest wait in `inbox`.
+    """
+
+    place: Place
+
+    def __init__(self, inbox: StageQueue[In], outbox: StageQueue[Out] | None, concurrency: int, clock: Clock) -> None:
+        self.inbox = inbox
+        self.concurrency = concurrency
+        self.active = 0
+        self.rate = 0.0  # requests a second that leave the queue, averaged over about a second
+        self.trace: Trace | None = None  # called when a request has passed the stage
+        self._outbox = outbox
+        self._next = Place(self.place + 1) if outbox is not None else self.place
+        self._clock = clock
+        self._parked: asyncio.Future[None] | None = None
+        self._last_tick = (clock(), 0)
+
+    def handle(self, message: In) -> "Out | Coroutine[Any, Any, Out | None] | None":
+        raise NotImplementedError
+
+    def room(self) -> int:
+        """How many more messages may be taken now. When this turns positive, `nudge` must be called."""
+        return self.concurrency - self.active
+
+    async def run(self) -> None:
+        """Runs until the inbox is closed and drained, or until cancelled."""
+        inbox, clock = self.inbox, self._clock
+        while True:
+            room = self.room()
+            if room <= 0:
+                await self._park()
+                continue
+            batch = await inbox.take(min(room, BATCH))
+            if not batch:
+                return
+            now = clock()
+            for entered, message in batch:
+                now = self._process(message, now - entered, now)
+            if inbox:
+                await asyncio.sleep(0)
+
+    def nudge(self) -> None:
+        """There may be room again."""
+        if self._parked is not None and not self._parked.done():
+            self._parked.set_result(None)
+
+    def tick(self, now: float) -> None:
+        """Updates `rate` and ends what waits beyond its deadline. To be called about ten times a second."""
+        then, taken = self._last_tick
+        if now > then:
+            self.rate += _RATE_WEIGHT * ((self.inbox.taken - taken) / (now - then) - self.rate)
+            self._last_tick = (now, self.inbox.taken)
+        if len(self.inbox):
+            for message in self.inbox.withdraw(lambda waiting: bool(waiting.request.deadline <= now)):
+                self._expire(message.request.ticket, now)
+
+    def hand_on(self, message: Out, ticket: Ticket, now: float) -> None:
+        """Puts `message` into the next stage's queue, or sheds its request."""
+        outbox, place = self._outbox, self._next
+        if outbox is None:
+            return
+        bit = 1 << place
+        reserved = bool(ticket.held & bit)
+        if reserved:
+            ticket.held ^= bit
+        ticket.place = place
+        if outbox.try_put(message, now, reserved=reserved) is not Put.ACCEPTED:
+            self._shed(ticket, place, now)
+
+    def spawn(self, work: Coroutine[Any, Any, Out | None], ticket: Ticket) -> None:
+        """Runs `work` as a task of the request: cancelled with it, and counted against the stage's concurrency."""
+        self.active += 1
+        task = asyncio.get_running_loop().create_task(work)
+        ticket.tasks.append(task)
+        task.add_done_callback(partial(self._task_done, ticket, self._clock()))
+
+    def _process(self, message: In, sojourn: float, now: float) -> float:
+        request = message.request
+        ticket: Ticket = request.ticket
+        if ticket.ending is not None:
+            return now
+        ticket.sojourn[self.place] = sojourn
+        if now >= request.deadline:
+            self._expire(ticket, now)
+            return now
+        try:
+            result = self.handle(message)
+        except Exception as error:  # noqa: BLE001 - one request's failure must not be another's
+            self.fail(ticket, error)
+            return self._clock()
+        after = self._clock()
+        if result is None:
+            return after
+        if isinstance(result, Coroutine):
+            self.spawn(result, ticket)
+            return after
+        ticket.service[self.place] = after - now
+        if self.trace is not None:
+            self.trace(ticket, self.place)
+        self.hand_on(result, ticket, after)
+        return after
+
+    def _task_done(self, ticket: Ticket, began: float, task: "asyncio.Task[Out | None]") -> None:
+        self.active -= 1
+        self.nudge()
+        if task.cancelled():
+            if ticket.ending is None and ticket.place is self.place:  # by itself, not because its request ended
+                self.fail(ticket, asyncio.CancelledError("the task was cancelled from within"))
+            return
+        error = task.exception()
+        if error is not None:
+            self.fail(ticket, error)
+            return
+        result = task.result()
+        if result is None or ticket.ending is not None:
+            return
+        now = self._clock()
+        ticket.service[self.place] = now - began
+        if self.trace is not None:
+            self.trace(ticket, self.place)
+        self.hand_on(result, ticket, now)
+
+    def fail(self, ticket: Ticket, error: BaseException) -> None:
+        """Ends a request with what its handler raised."""
+        if isinstance(error, HeadgateError):
+            ticket.fail(error, self._clock())
+            return
+        failed = StageFailed(f"The {self.place.label} stage failed on this request")
+        failed.__cause__ = error
+        ticket.fail(failed, self._clock())
+
+    def _expire(self, ticket: Ticket, now: float) -> None:
+        message = f"The deadline passed while the request waited for {self.place.label}"
+        ticket.fail(DeadlineExceeded(message), now)
+
+    def _shed(self, ticket: Ticket, place: Place, now: float) -> None:
+        wait = retry_after(len(self.inbox), self.rate)
+        error = Overloaded(
+            f"The queue in front of {place.label} is full; try again later",
+            place=place.label,
+            reason=Reason.QUEUE_FULL,
+            retry_after=wait,
+        )
+        ticket.fail(error, now)
+
+    async def _park(self) -> None:
+        self._parked = asyncio.get_running_loop().create_future()
+        try:
+            await self._parked
+        finally:
+            self._parked = None

@@ -1,0 +1,62 @@
+"""RAG: finds the passages of the route's collection that fit the newest user message."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from config.schema import RouteSection
+from pipeline.core.errors import DeadlineExceeded, RetrievalError, RetrievalFailed
+from pipeline.core.messages import PromptRequest, RagOutput
+from pipeline.core.outcomes import Place
+from pipeline.core.ports import Retriever
+from pipeline.core.queue import StageQueue
+from pipeline.stages.base import Clock, Stage
+
+
+class RagStage(Stage[PromptRequest, RagOutput]):
+    """`routes` says for each route which collection to search, for how many passages, how long, and what to do when
+    that fails. A route without a collection passes at the cost of a hop."""
+
+    place = Place.RAG
+
+    def __init__(
+        self,
+        inbox: StageQueue[PromptRequest],
+        outbox: StageQueue[RagOutput],
+        concurrency: int,
+        clock: Clock,
+        *,
+        routes: Mapping[str, RouteSection],
+        retriever: Retriever | None,
+    ) -> None:
+        super().__init__(inbox, outbox, concurrency, clock)
+        self._routes = routes
+        self._retriever = retriever
+
+    def handle(self, message: PromptRequest) -> RagOutput | Coroutine[Any, Any, RagOutput | None]:
+        route = self._routes[message.route]
+        if route.collection is None:
+            return RagOutput(message)
+        return self._search(message, route, route.collection)
+
+    async def _search(self, request: PromptRequest, route: RouteSection, collection: str) -> RagOutput:
+        limit = min(route.retrieval_timeout_ms / 1000, request.deadline - self._clock())
+        if self._retriever is None:
+            raise RetrievalFailed("This server has no collections")
+        try:
+            async with asyncio.timeout(limit):
+                passages = await self._retriever.search(collection, request.question, route.passages)
+        except TimeoutError as error:
+            if self._clock() >= request.deadline:
+                raise DeadlineExceeded("The deadline passed during the search for passages") from error
+            return self._without(request, route, f"no answer within {limit:.1f} s", error)
+        except RetrievalError as error:
+            return self._without(request, route, error.message, error)
+        request.ticket.passages = len(passages)
+        return RagOutput(request, tuple(passages))
+
+    def _without(self, request: PromptRequest, route: RouteSection, why: str, error: Exception) -> RagOutput:
+        if route.on_retrieval_failure == "answer":
+            request.ticket.degraded = True
+            return RagOutput(request, degraded=True)
+        raise RetrievalFailed(f"The collection {route.collection!r} could not be searched: {why}") from error

@@ -1,0 +1,163 @@
+"""The composition root: the only place that builds concrete classes out of the configuration."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import regex
+from config.secrets import resolve
+
+from config.errors import ConfigError, Problem
+from config.schema import AnyFilter, AnyWorker, Config, MaxLengthFilter, RedactFilter, RouteSection, StopFilter
+from pipeline.core.outcomes import Reason
+from pipeline.core.ports import Hooks, Retriever
+from pipeline.flow import Flow
+from pipeline.ingress import Ingress
+from pipeline.stages.assemble import PromptPlan
+from pipeline.stages.filters import FilterFactory, MaxLength, Redact, Stop
+from pipeline.stages.inference import Backend
+from pipeline.stages.limits import CallLimits
+from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate, TemplateRefused
+from workers import registry
+from workers.base import ModelWorker
+from workers.tokens import estimate
+
+Clock = Callable[[], float]
+
+
+class Pipeline:
+    """The running pipeline of one shard: everything between the door and the sinks."""
+
+    def __init__(
+        self, flow: Flow, ingress: Ingress, workers: dict[str, ModelWorker], retriever: Retriever | None
+    ) -> None:
+        self.flow = flow
+        self.ingress = ingress
+        self.workers = workers
+        self._retriever = retriever
+
+    async def start(self) -> None:
+        self.flow.start()
+
+    async def drain(self, limit: float) -> None:
+        """Sheds new requests, waits up to `limit` seconds for the open ones, and ends the rest as cancelled."""
+        self.ingress.draining = True
+        idle = asyncio.get_running_loop().create_future()
+        self.ingress.when_idle(partial(_resolve, idle))
+        try:
+            async with asyncio.timeout(limit):
+                await idle
+        except TimeoutError:
+            for ticket in list(self.ingress.tickets):
+                self.ingress.cancel(ticket, Reason.SHUTDOWN)
+
+    async def aclose(self) -> None:
+        """Ends what is open, stops the stages, closes workers and retriever."""
+        for ticket in list(self.ingress.tickets):
+            self.ingress.cancel(ticket, Reason.SHUTDOWN)
+        await self.flow.stop()
+        for worker in self.workers.values():
+            await worker.aclose()
+        if self._retriever is not None:
+            await self._retriever.aclose()
+
+
+async def build(
+    config: Config, *, hooks: Hooks, retriever: Retriever | None = None, clock: Clock = time.monotonic
+) -> Pipeline:
+    """Builds a pipeline that has not been started. Raises `ConfigError` for what only shows when it is built: a
+    template that does not compile, a secret that is not there.
+
+    `retriever` replaces the one that the collections ask for.
+    """
+    problems: list[Problem] = []
+    plans = _plans(config, problems)
+    workers = _workers(config, problems)
+    if problems:
+        raise ConfigError(tuple(problems))
+    if retriever is None and config.collections:
+        retriever = _retriever(config)
+    routes = {route.name: route for route in config.routes}
+    sections = {section.name: section for section in config.workers}
+    flow = Flow(
+        config.stages,
+        clock,
+        hooks,
+        routes=routes,
+        retriever=retriever,
+        plans=plans,
+        estimate=estimate,
+        backends={r.name: _backend(sections[r.worker], workers[r.worker]) for r in config.routes},
+        filters={r.name: [_filter(f) for f in r.filters] for r in config.routes},
+    )
+    return Pipeline(flow, Ingress(flow, routes, config.server, hooks, clock), workers, retriever)
+
+
+def _plans(config: Config, problems: list[Problem]) -> dict[str, PromptPlan]:
+    sections = {section.name: section for section in config.workers}
+    plans: dict[str, PromptPlan] = {}
+    for position, route in enumerate(config.routes):
+        worker = sections[route.worker]
+        try:
+            template = _template(route)
+        except TemplateRefused as refused:
+            key = "template_file" if route.template_file is not None else "template"
+            found = f"line {refused.line}: {refused.message}"
+            problems.append(Problem(f"routes[{position}].{key}", found, "a jinja2 template within the sandbox"))
+            continue
+        plans[route.name] = PromptPlan(worker.context_tokens, worker.answer_tokens, route.system, template)
+    return plans
+
+
+def _template(route: RouteSection) -> PromptTemplate | None:
+    if route.template_file is not None:
+        source = Path(route.template_file).read_text(encoding="utf-8")
+    elif route.template is not None:
+        source = route.template
+    elif route.collection is not None:
+        source = DEFAULT_TEMPLATE
+    else:
+        return None
+    return PromptTemplate(source, max_chars=route.template_max_chars, timeout=route.template_timeout_ms / 1000)
+
+
+def _workers(config: Config, problems: list[Problem]) -> dict[str, ModelWorker]:
+    workers: dict[str, ModelWorker] = {}
+    for position, section in enumerate(config.workers):
+        try:
+            workers[section.name] = registry.build(
+                section, resolve=partial(resolve, path=f"workers[{position}].api_key")
+            )
+        except ConfigError as error:
+            problems.extend(error.problems)
+    return workers
+
+
+def _retriever(config: Config) -> Retriever:
+    from pipeline.adapters.retrievers import build_retriever  # noqa: PLC0415 - only where there are collections
+
+    return build_retriever(config.collections, Path(config.server.data_dir) / "knowledge.sock", resolve)
+
+
+def _backend(section: AnyWorker, worker: ModelWorker) -> Backend:
+    limits = CallLimits(
+        section.first_delta_timeout_ms / 1000, section.gap_timeout_ms / 1000, section.total_timeout_ms / 1000
+    )
+    return Backend(section.name, worker, limits, section.high_water_deltas)
+
+
+def _filter(section: AnyFilter) -> FilterFactory:
+    match section:
+        case StopFilter(sequences=sequences):
+            return partial(Stop, sequences)
+        case RedactFilter(pattern=pattern, replacement=replacement, max_match_chars=longest):
+            return partial(Redact, regex.compile(pattern), replacement, longest)
+        case MaxLengthFilter(chars=chars):
+            return partial(MaxLength, chars)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
