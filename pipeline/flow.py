@@ -73,7 +73,9 @@ class Flow:
             stage.tick(now)
 
     def give_back(self, ticket: Ticket) -> None:
-        """Frees what an ended request holds: its place in the queue it waits in, and those reserved ahead."""
+        """Frees what an ended request holds: its place in the queue it waits in, those reserved ahead, its filters'."""
+        if ticket.filtered:
+            self.post.left()
         if ticket.place is not Place.INGRESS:
             queue = self.stages[ticket.place].inbox
             if len(queue):

@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import regex
-from config.secrets import resolve
 
 from config.errors import ConfigError, Problem
 from config.schema import AnyFilter, AnyWorker, Config, MaxLengthFilter, RedactFilter, RouteSection, StopFilter
+from config.secrets import resolve
 from pipeline.core.outcomes import Reason
 from pipeline.core.ports import Hooks, Retriever
 from pipeline.flow import Flow
@@ -65,16 +65,21 @@ class Pipeline:
 
 
 async def build(
-    config: Config, *, hooks: Hooks, retriever: Retriever | None = None, clock: Clock = time.monotonic
+    config: Config,
+    *,
+    hooks: Hooks,
+    retriever: Retriever | None = None,
+    workers: Mapping[str, ModelWorker] | None = None,
+    clock: Clock = time.monotonic,
 ) -> Pipeline:
     """Builds a pipeline that has not been started. Raises `ConfigError` for what only shows when it is built: a
     template that does not compile, a secret that is not there.
 
-    `retriever` replaces the one that the collections ask for.
+    `retriever` replaces the one that the collections ask for, `workers` replace configured ones of the same name.
     """
     problems: list[Problem] = []
     plans = _plans(config, problems)
-    workers = _workers(config, problems)
+    built = _workers(config, workers or {}, problems)
     if problems:
         raise ConfigError(tuple(problems))
     if retriever is None and config.collections:
@@ -89,10 +94,10 @@ async def build(
         retriever=retriever,
         plans=plans,
         estimate=estimate,
-        backends={r.name: _backend(sections[r.worker], workers[r.worker]) for r in config.routes},
+        backends={r.name: _backend(sections[r.worker], built[r.worker]) for r in config.routes},
         filters={r.name: [_filter(f) for f in r.filters] for r in config.routes},
     )
-    return Pipeline(flow, Ingress(flow, routes, config.server, hooks, clock), workers, retriever)
+    return Pipeline(flow, Ingress(flow, routes, config.server, hooks, clock), built, retriever)
 
 
 def _plans(config: Config, problems: list[Problem]) -> dict[str, PromptPlan]:
@@ -123,9 +128,11 @@ def _template(route: RouteSection) -> PromptTemplate | None:
     return PromptTemplate(source, max_chars=route.template_max_chars, timeout=route.template_timeout_ms / 1000)
 
 
-def _workers(config: Config, problems: list[Problem]) -> dict[str, ModelWorker]:
-    workers: dict[str, ModelWorker] = {}
+def _workers(config: Config, given: Mapping[str, ModelWorker], problems: list[Problem]) -> dict[str, ModelWorker]:
+    workers = dict(given)
     for position, section in enumerate(config.workers):
+        if section.name in workers:
+            continue
         try:
             workers[section.name] = registry.build(
                 section, resolve=partial(resolve, path=f"workers[{position}].api_key")

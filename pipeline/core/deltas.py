@@ -82,17 +82,14 @@ class DeltaChannel:
 
         Safe to cancel: nothing is lost.
         """
-        await self.wait()
+        while not self.ready:
+            await self.wait()
         return self.take_ready()
 
-    async def wait(self) -> None:
-        """Waits until `ready`. Safe to cancel."""
-        while not self._batches and not self._closed:
-            self._taker = asyncio.get_running_loop().create_future()
-            try:
-                await self._taker
-            finally:
-                self._taker = None
+    def wait(self) -> "asyncio.Future[None]":
+        """A future that is done when the channel may be `ready`. Only when it is not."""
+        self._taker = asyncio.get_running_loop().create_future()
+        return self._taker
 
     def take_ready(self) -> list[DeltaBatch]:
         """`take` without waiting; only when `ready`."""

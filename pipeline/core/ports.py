@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from pipeline.core.errors import HeadgateError
-from pipeline.core.messages import PostOutput
+from pipeline.core.messages import PostOutput, PromptRequest
 from pipeline.core.ticket import Ticket
 from workers.base import Delta, Passage, Usage
 
@@ -109,6 +109,9 @@ class Hooks:
 
     def after_route(self, ticket: Ticket) -> None:
         """The door learnt which route a request asks for: from now on it counts as offered there."""
+
+    def after_submit(self, request: PromptRequest) -> None:
+        """A request passed the door and was decoded; the only hook that sees what it says."""
 
     def after_end(self, ticket: Ticket) -> None:
         """The request ended; the ticket holds everything known about it. A ticket whose `route` is still '-' was never

@@ -35,6 +35,7 @@ class Ticket:
         "degraded",
         "ended",
         "ending",
+        "filtered",
         "first_delta",
         "held",
         "passages",
@@ -70,6 +71,7 @@ class Ticket:
         self.prompt_tokens = 0  # estimated by Assemble
         self.passages = 0
         self.degraded = False
+        self.filtered = False  # Post runs filters over it
         self.cut: Cut | None = None
         self.usage: Usage | None = None
         self.ending: Ending | None = None

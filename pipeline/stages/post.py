@@ -61,7 +61,10 @@ class FilterChain:
 
 
 class PostStage(Stage[InferenceOutput, PostOutput]):
-    """`filters` holds the factories of each route's filters; an empty sequence costs nothing per delta."""
+    """`filters` holds the factories of each route's filters; an empty sequence costs nothing per delta.
+
+    A filtered answer is in the stage until it ends, for that is how long its filters work.
+    """
 
     place = Place.POST
 
@@ -79,5 +82,13 @@ class PostStage(Stage[InferenceOutput, PostOutput]):
 
     def handle(self, message: InferenceOutput) -> PostOutput:
         factories = self._filters[message.request.route]
-        chain = FilterChain(factories, message.request.parameters.n) if factories else None
-        return PostOutput(message.request, message, chain)
+        if not factories:
+            return PostOutput(message.request, message, None)
+        message.request.ticket.filtered = True
+        self.active += 1
+        return PostOutput(message.request, message, FilterChain(factories, message.request.parameters.n))
+
+    def left(self) -> None:
+        """A filtered answer has ended."""
+        self.active -= 1
+        self.nudge()

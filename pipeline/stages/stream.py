@@ -1,5 +1,6 @@
 """Stream: gives out each answer as it becomes ready, one write for whatever is ready together."""
 
+import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
@@ -28,7 +29,12 @@ class StreamStage(Stage[PostOutput, None]):
         except ConnectionError:
             writing.client_gone()
             return None
-        return None if pending is None else writing.rest(pending)
+        if pending is None:
+            return None
+        if isinstance(pending, Coroutine):  # would be left unawaited if the request ended before its task began
+            pending = asyncio.ensure_future(pending)
+            message.request.ticket.tasks.append(pending)
+        return writing.rest(pending)
 
 
 class _Writing:

@@ -1,0 +1,76 @@
+"""What the five hops cost by themselves: real queues and the real run loop, handlers without work."""
+
+import asyncio
+import time
+from typing import Any
+
+import uvloop
+
+from pipeline.core.messages import PromptRequest
+from pipeline.core.outcomes import STAGES, Place, Reason
+from pipeline.core.queue import StageQueue
+from pipeline.core.ticket import Ticket
+from pipeline.stages.base import Stage
+from workers.base import Parameters
+
+IN_FLIGHT = 64
+
+
+class _Hop(Stage[PromptRequest, PromptRequest]):
+    def __init__(self, place: Place, inbox: StageQueue[Any], outbox: StageQueue[Any] | None) -> None:
+        self.place = place
+        super().__init__(inbox, outbox, 1024, time.monotonic)
+
+    def handle(self, message: PromptRequest) -> PromptRequest | None:
+        if self.place is not Place.STREAM:
+            return message
+        message.request.ticket.end(Reason.DONE, self._clock())
+        return None
+
+
+class Line:
+    """Five stages that do nothing. `send` puts `IN_FLIGHT` requests through and waits for them."""
+
+    def __init__(self) -> None:
+        queues: list[StageQueue[Any]] = [StageQueue(1024) for _ in STAGES]
+        self.first = queues[0]
+        stages = [_Hop(place, q, n) for place, q, n in zip(STAGES, queues, [*queues[1:], None], strict=True)]
+        self._tasks = [asyncio.ensure_future(stage.run()) for stage in stages]
+        self._left = 0
+        self._done: asyncio.Future[None] | None = None
+
+    async def send(self) -> None:
+        self._left = IN_FLIGHT
+        self._done = asyncio.get_running_loop().create_future()
+        for _ in range(IN_FLIGHT):
+            ticket = Ticket("r", 0.0, self._ended)
+            request = PromptRequest(ticket, "r", None, "echo", (), "", Parameters(), stream=False, deadline=1e18)
+            self.first.try_put(request, time.monotonic())
+        await self._done
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, _ticket: Ticket) -> None:
+        self._left -= 1
+        if not self._left and self._done is not None:
+            self._done.set_result(None)
+
+
+async def _measure(rounds: int) -> float:
+    line = Line()
+    for _ in range(rounds // 5):
+        await line.send()
+    began = time.process_time()
+    for _ in range(rounds):
+        await line.send()
+    took = time.process_time() - began
+    await line.stop()
+    return took / rounds / IN_FLIGHT * 1e6
+
+
+def hop_microseconds(rounds: int = 500) -> float:
+    """CPU microseconds a request for five hops, the making of its ticket and message included."""
+    return uvloop.run(_measure(rounds))
