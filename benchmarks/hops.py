@@ -17,9 +17,9 @@ IN_FLIGHT = 64
 
 
 class _Hop(Stage[PromptRequest, PromptRequest]):
-    def __init__(self, place: Place, inbox: StageQueue[Any], outbox: StageQueue[Any] | None) -> None:
+    def __init__(self, place: Place, following: Stage[Any, Any] | None) -> None:
         self.place = place
-        super().__init__(inbox, outbox, 1024, time.monotonic)
+        super().__init__(StageQueue(1024), following, 1024, time.monotonic)
 
     def handle(self, message: PromptRequest) -> PromptRequest | None:
         if self.place is not Place.STREAM:
@@ -32,9 +32,12 @@ class Line:
     """Five stages that do nothing. `send` puts `IN_FLIGHT` requests through and waits for them."""
 
     def __init__(self) -> None:
-        queues: list[StageQueue[Any]] = [StageQueue(1024) for _ in STAGES]
-        self.first = queues[0]
-        stages = [_Hop(place, q, n) for place, q, n in zip(STAGES, queues, [*queues[1:], None], strict=True)]
+        following: Stage[Any, Any] | None = None
+        stages: list[Stage[Any, Any]] = []
+        for place in reversed(STAGES):
+            following = _Hop(place, following)
+            stages.append(following)
+        self.first = stages[-1]
         self._tasks = [asyncio.ensure_future(stage.run()) for stage in stages]
         self._left = 0
         self._done: asyncio.Future[None] | None = None
@@ -45,7 +48,7 @@ class Line:
         for _ in range(IN_FLIGHT):
             ticket = Ticket("r", 0.0, self._ended)
             request = PromptRequest(ticket, "r", None, "echo", (), "", Parameters(), stream=False, deadline=1e18)
-            self.first.try_put(request, time.monotonic())
+            self.first.offer(request, time.monotonic())
         await self._done
 
     async def stop(self) -> None:

@@ -41,15 +41,15 @@ class Flow:
         inference: StageQueue[AssembleOutput] = StageQueue(sections.inference.capacity)
         post: StageQueue[InferenceOutput] = StageQueue(sections.post.capacity)
         stream: StageQueue[PostOutput] = StageQueue(sections.stream.capacity)
-        self.rag = RagStage(rag, assemble, sections.rag.concurrency, clock, routes=routes, retriever=retriever)
-        self.assemble = AssembleStage(
-            assemble, inference, sections.assemble.concurrency, clock, plans=plans, estimate=estimate
-        )
-        self.inference = InferenceStage(
-            inference, post, sections.inference.concurrency, clock, ahead=stream, backends=backends, hooks=hooks
-        )
-        self.post = PostStage(post, stream, sections.post.concurrency, clock, filters=filters)
         self.stream = StreamStage(stream, None, sections.stream.concurrency, clock)
+        self.post = PostStage(post, self.stream, sections.post.concurrency, clock, filters=filters)
+        self.inference = InferenceStage(
+            inference, self.post, sections.inference.concurrency, clock, ahead=stream, backends=backends, hooks=hooks
+        )
+        self.assemble = AssembleStage(
+            assemble, self.inference, sections.assemble.concurrency, clock, plans=plans, estimate=estimate
+        )
+        self.rag = RagStage(rag, self.assemble, sections.rag.concurrency, clock, routes=routes, retriever=retriever)
         self.stages: tuple[Stage[Any, Any], ...] = (self.rag, self.assemble, self.inference, self.post, self.stream)
         self.failed: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,6 +95,7 @@ class Flow:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         self.assemble.close()
+        self.inference.close()
         if self.failed is not None and self.failed.done() and not self.failed.cancelled():
             self.failed.exception()  # seen
         elif self.failed is not None:

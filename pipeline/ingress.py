@@ -126,7 +126,7 @@ class Ingress:
             prompt.gap_limit,
             prompt.body,
         )
-        if self._flow.rag.inbox.try_put(request, now) is not Put.ACCEPTED:
+        if self._flow.rag.offer(request, now) is not Put.ACCEPTED:
             raise self._overloaded(Place.RAG, Reason.QUEUE_FULL, now)
 
     def _deadline(self, ticket: Ticket, prompt: Prompt, section: RouteSection) -> float:
@@ -149,8 +149,9 @@ class Ingress:
         self._flow.give_back(ticket)
         self._hooks.after_end(ticket)
         ending = ticket.ending
-        if ticket.sink is not None and ending is not None and ending.error is not None:
-            ticket.sink.fail(ending.error)
+        sink, ticket.sink = ticket.sink, None  # which refers back to it: freed now, not when the collector comes round
+        if sink is not None and ending is not None and ending.error is not None:
+            sink.fail(ending.error)
         if self._idle is not None and not self.tickets:
             callback, self._idle = self._idle, None
             callback()

@@ -66,7 +66,7 @@ def test_channel(benchmark: Any, loop: asyncio.AbstractEventLoop, together: int)
         channel.close()
 
     async def stream() -> int:
-        channel = DeltaChannel(64)
+        channel = DeltaChannel(64, asyncio.get_running_loop())
         producer = asyncio.ensure_future(produce(channel))
         taken = 0
         while batches := await channel.take():

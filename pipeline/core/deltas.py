@@ -14,15 +14,16 @@ class DeltaChannel:
     loop.
     """
 
-    __slots__ = ("_abandoned", "_batches", "_closed", "_error", "_room", "_size", "_taker", "high_water")
+    __slots__ = ("_abandoned", "_batches", "_closed", "_error", "_loop", "_room", "_size", "_taker", "high_water")
 
-    def __init__(self, high_water: int) -> None:
+    def __init__(self, high_water: int, loop: asyncio.AbstractEventLoop) -> None:
         self.high_water = high_water
         self._batches: list[DeltaBatch] = []
         self._size = 0
         self._closed = False
         self._abandoned = False
         self._error: Exception | None = None
+        self._loop = loop
         self._taker: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
 
@@ -55,7 +56,7 @@ class DeltaChannel:
     async def room(self) -> bool:
         """Waits until there is room; False when the consumer is gone and nothing more will be taken. Safe to cancel."""
         while self._size >= self.high_water and not self._abandoned:
-            self._room = asyncio.get_running_loop().create_future()
+            self._room = self._loop.create_future()
             try:
                 await self._room
             finally:
@@ -88,7 +89,7 @@ class DeltaChannel:
 
     def wait(self) -> "asyncio.Future[None]":
         """A future that is done when the channel may be `ready`. Only when it is not."""
-        self._taker = asyncio.get_running_loop().create_future()
+        self._taker = self._loop.create_future()
         return self._taker
 
     def take_ready(self) -> list[DeltaBatch]:

@@ -38,7 +38,7 @@ class StageQueue(Generic[T]):
     Not thread-safe; belongs to one event loop.
     """
 
-    __slots__ = ("_closed", "_ring", "_taker", "_vacancy", "capacity", "offered", "reserved", "shed", "taken")
+    __slots__ = ("_closed", "_loop", "_ring", "_taker", "_vacancy", "capacity", "offered", "reserved", "shed", "taken")
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
@@ -49,6 +49,7 @@ class StageQueue(Generic[T]):
         self.taken = 0
         self.shed = 0
         self._ring: deque[tuple[float, T]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._taker: asyncio.Future[None] | None = None
         self._vacancy: Callable[[], None] | None = None
         self._closed = False
@@ -99,20 +100,39 @@ class StageQueue(Generic[T]):
         raise."""
         self._vacancy = callback
 
+    def pass_by(self, *, reserved: bool = False) -> Put:
+        """Books an item that its consumer takes at this moment, because it is idle and nothing waits."""
+        self.offered += 1
+        if reserved:
+            self.reserved -= 1
+        if self._closed:
+            self.shed += 1
+            return Put.CLOSED
+        self.taken += 1
+        if self._vacancy is not None:
+            self._vacated()
+        return Put.ACCEPTED
+
     async def take(self, limit: int) -> list[tuple[float, T]]:
         """Up to `limit` oldest items, each with the time it was put; waits while there is none.
 
         An empty list means closed and drained. Safe to cancel: nothing is lost. One consumer at a time.
         """
+        while not self._ring and not self._closed:
+            await self.wait()
+        return self.take_ready(limit)
+
+    def wait(self) -> "asyncio.Future[None]":
+        """A future that is done at the next put, or when the queue is closed. For its one consumer, when it is
+        empty."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._taker = self._loop.create_future()
+        return self._taker
+
+    def take_ready(self, limit: int) -> list[tuple[float, T]]:
+        """`take` of what is there."""
         ring = self._ring
-        while not ring:
-            if self._closed:
-                return []
-            self._taker = asyncio.get_running_loop().create_future()
-            try:
-                await self._taker
-            finally:
-                self._taker = None
         if len(ring) <= limit:
             items = list(ring)
             ring.clear()
@@ -128,7 +148,7 @@ class StageQueue(Generic[T]):
         out = [item for _, item in self._ring if match(item)]
         if out:
             kept = [entry for entry in self._ring if not match(entry[1])]
-            self._ring.clear()  # in place: a parked `take` holds on to the ring
+            self._ring.clear()
             self._ring.extend(kept)
             self._vacated()
         return out

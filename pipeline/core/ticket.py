@@ -49,7 +49,6 @@ class Ticket:
         "sojourn",
         "stream",
         "tasks",
-        "timer",
         "usage",
         "worker",
     )
@@ -77,7 +76,6 @@ class Ticket:
         self.ending: Ending | None = None
         self.ended: float | None = None
         self.tasks: list[asyncio.Task[Any]] = []  # what works for it now, cancelled when it ends
-        self.timer: asyncio.TimerHandle | None = None  # its time limits
         self._on_end = on_end
 
     def end(self, reason: Reason, now: float, error: HeadgateError | None = None, place: Place | None = None) -> bool:
@@ -86,14 +84,12 @@ class Ticket:
             return False
         self.ending = Ending(reason, self.place if place is None else place, error)
         self.ended = now
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.tasks:
-            current = asyncio.current_task()  # ends on its own, and may have to clean up
-            for task in self.tasks:
-                if task is not current:
-                    task.cancel()
-            self.tasks.clear()
+        for task in self.tasks:
+            if (
+                not task.done() and task is not asyncio.current_task()
+            ):  # which ends on its own, and may have to clean up
+                task.cancel()
+        self.tasks.clear()
         self._on_end(self)
         return True
 

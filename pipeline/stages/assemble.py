@@ -22,6 +22,8 @@ PASSAGE_TOKENS = 16  # what a template adds around each passage
 
 Estimate = Callable[[str], int]
 
+_NO_CUT = Cut()
+
 
 class PromptPlan(msgspec.Struct, frozen=True):
     """How one route's prompts are made. `context_tokens` is the model's window, of which `answer_tokens` stay free for
@@ -42,14 +44,14 @@ class AssembleStage(Stage[RagOutput, AssembleOutput]):
     def __init__(
         self,
         inbox: StageQueue[RagOutput],
-        outbox: StageQueue[AssembleOutput],
+        following: Stage[Any, Any],
         concurrency: int,
         clock: Clock,
         *,
         plans: Mapping[str, PromptPlan],
         estimate: Estimate,
     ) -> None:
-        super().__init__(inbox, outbox, concurrency, clock)
+        super().__init__(inbox, following, concurrency, clock)
         self._plans = plans
         self._estimate = estimate
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="assemble")
@@ -77,6 +79,17 @@ class AssembleStage(Stage[RagOutput, AssembleOutput]):
 
 def assemble(message: RagOutput, plan: PromptPlan, estimate: Estimate) -> AssembleOutput:
     """Makes the prompt. A pure function of its arguments."""
+    request = message.request
+    if plan.template is None and not plan.system:
+        tokens = 0
+        for m in request.messages:
+            tokens += MESSAGE_TOKENS + estimate(m.text)
+        if tokens <= plan.context_tokens - (request.parameters.max_tokens or plan.answer_tokens):
+            return AssembleOutput(request, message, request.messages, (), _NO_CUT, False, tokens)
+    return _fitted(message, plan, estimate)
+
+
+def _fitted(message: RagOutput, plan: PromptPlan, estimate: Estimate) -> AssembleOutput:
     request = message.request
     system, turns = split_turns(request.messages)
     costs = [sum(_tokens(m, estimate) for m in turn) for turn in turns]
@@ -128,7 +141,12 @@ def _tokens(message: ChatMessage, estimate: Estimate) -> int:
 
 
 def _chars(message: RagOutput) -> int:
-    return sum(len(m.text) for m in message.request.messages) + sum(len(p.text) for p in message.passages)
+    chars = 0
+    for m in message.request.messages:
+        chars += len(m.text)
+    for passage in message.passages:
+        chars += len(passage.text)
+    return chars
 
 
 def _too_long(plan: PromptPlan, request: PromptRequest, fixed: int) -> str:

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from types import CoroutineType
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pipeline.core.errors import DeadlineExceeded, HeadgateError, Overloaded, StageFailed
 from pipeline.core.outcomes import Place, Reason
@@ -29,7 +30,7 @@ Clock = Callable[[], float]
 
 
 class Stage(Generic[In, Out]):
-    """Takes messages from `inbox`, handles them, and puts the results into `outbox`.
+    """Takes messages from `inbox`, handles them, and offers the results to the stage that is `following`.
 
     A subclass implements `handle`. Returning a message hands it on at once; returning None means that the stage has
     taken care of it; returning a coroutine makes it a task of its own, whose result is treated the same. An error
@@ -39,15 +40,18 @@ class Stage(Generic[In, Out]):
 
     place: Place
 
-    def __init__(self, inbox: StageQueue[In], outbox: StageQueue[Out] | None, concurrency: int, clock: Clock) -> None:
+    def __init__(
+        self, inbox: StageQueue[In], following: "Stage[Any, Any] | None", concurrency: int, clock: Clock
+    ) -> None:
         self.inbox = inbox
         self.concurrency = concurrency
         self.active = 0
         self.rate = 0.0  # requests a second that leave the queue, averaged over about a second
         self.trace: Trace | None = None  # called when a request has passed the stage
-        self._outbox = outbox
-        self._next = Place(self.place + 1) if outbox is not None else self.place
+        self._following = following
+        self._idle = False  # waits for its inbox
         self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._parked: asyncio.Future[None] | None = None
         self._last_tick = (clock(), 0)
 
@@ -58,22 +62,47 @@ class Stage(Generic[In, Out]):
         """How many more messages may be taken now. When this turns positive, `nudge` must be called."""
         return self.concurrency - self.active
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the stage runs on, looked up once: until Python 3.12 that is a system call."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
     async def run(self) -> None:
         """Runs until the inbox is closed and drained, or until cancelled."""
         inbox, clock = self.inbox, self._clock
         while True:
+            if not len(inbox):
+                if inbox.closed:
+                    return
+                self._idle = True
+                await inbox.wait()
+                self._idle = False
+                continue
             room = self.room()
             if room <= 0:
                 await self._park()
                 continue
-            batch = await inbox.take(min(room, BATCH))
-            if not batch:
-                return
             now = clock()
-            for entered, message in batch:
+            for entered, message in inbox.take_ready(min(room, BATCH)):
                 now = self._process(message, now - entered, now)
-            if inbox:
-                await asyncio.sleep(0)
+            if len(inbox):
+                await asyncio.sleep(0)  # the others' turn
+
+    def offer(self, message: In, now: float, *, reserved: bool = False) -> Put:
+        """Puts a message into the inbox, or says at once why not.
+
+        When the stage is idle and has room, it handles the message here and now instead of being woken for it: an
+        empty queue costs no turn of the event loop.
+        """
+        inbox = self.inbox
+        if self._idle and not len(inbox) and self.room() > 0:
+            result = inbox.pass_by(reserved=reserved)
+            if result is Put.ACCEPTED:
+                self._process(message, 0.0, now)
+            return result
+        return inbox.try_put(message, now, reserved=reserved)
 
     def nudge(self) -> None:
         """There may be room again."""
@@ -91,24 +120,26 @@ class Stage(Generic[In, Out]):
                 self._expire(message.request.ticket, now)
 
     def hand_on(self, message: Out, ticket: Ticket, now: float) -> None:
-        """Puts `message` into the next stage's queue, or sheds its request."""
-        outbox, place = self._outbox, self._next
-        if outbox is None:
+        """Offers `message` to the next stage, or sheds its request."""
+        following = self._following
+        if following is None:
             return
+        place = following.place
         bit = 1 << place
         reserved = bool(ticket.held & bit)
         if reserved:
             ticket.held ^= bit
         ticket.place = place
-        if outbox.try_put(message, now, reserved=reserved) is not Put.ACCEPTED:
+        if following.offer(message, now, reserved=reserved) is not Put.ACCEPTED:
             self._shed(ticket, place, now)
 
-    def spawn(self, work: Coroutine[Any, Any, Out | None], ticket: Ticket) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Out | None], ticket: Ticket) -> "asyncio.Task[Out | None]":
         """Runs `work` as a task of the request: cancelled with it, and counted against the stage's concurrency."""
         self.active += 1
-        task = asyncio.get_running_loop().create_task(work)
+        task = self.loop.create_task(work)
         ticket.tasks.append(task)
         task.add_done_callback(partial(self._task_done, ticket, self._clock()))
+        return task
 
     def _process(self, message: In, sojourn: float, now: float) -> float:
         request = message.request
@@ -127,9 +158,10 @@ class Stage(Generic[In, Out]):
         after = self._clock()
         if result is None:
             return after
-        if isinstance(result, Coroutine):
+        if isinstance(result, CoroutineType):
             self.spawn(result, ticket)
             return after
+        result = cast(Out, result)
         ticket.service[self.place] = after - now
         if self.trace is not None:
             self.trace(ticket, self.place)
@@ -180,7 +212,7 @@ class Stage(Generic[In, Out]):
         ticket.fail(error, now)
 
     async def _park(self) -> None:
-        self._parked = asyncio.get_running_loop().create_future()
+        self._parked = self.loop.create_future()
         try:
             await self._parked
         finally:

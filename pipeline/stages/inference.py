@@ -1,7 +1,7 @@
 """Inference: calls the route's worker and pumps its deltas into the request's channel."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -13,9 +13,8 @@ from pipeline.core.messages import AssembleOutput, InferenceOutput, PostOutput
 from pipeline.core.outcomes import Place
 from pipeline.core.ports import Hooks
 from pipeline.core.queue import StageQueue
-from pipeline.core.ticket import Ticket
 from pipeline.stages.base import Clock, Stage
-from pipeline.stages.limits import CallLimits, Watchdog
+from pipeline.stages.limits import CallLimits, Watch, WatchedCall
 from workers.base import DeltaBatch, GenerationRequest, ModelWorker
 from workers.errors import WorkerError, WorkerErrorKind
 
@@ -40,7 +39,7 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
     def __init__(
         self,
         inbox: StageQueue[AssembleOutput],
-        outbox: StageQueue[InferenceOutput],
+        following: Stage[Any, Any],
         concurrency: int,
         clock: Clock,
         *,
@@ -48,11 +47,15 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         backends: Mapping[str, Backend],
         hooks: Hooks,
     ) -> None:
-        super().__init__(inbox, outbox, concurrency, clock)
-        self._post = outbox
+        super().__init__(inbox, following, concurrency, clock)
+        self._post = following.inbox
         self._stream = ahead
         self._backends = backends
-        self._hooks = hooks
+        self.hooks = hooks
+        self._watch = Watch(clock)
+
+    def close(self) -> None:
+        self._watch.stop()
 
     def room(self) -> int:
         free = self.concurrency - self.active
@@ -62,88 +65,75 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
             self._stream.on_vacancy(self.nudge)
         return min(free, places)
 
-    def handle(self, message: AssembleOutput) -> Coroutine[Any, Any, InferenceOutput | None]:
+    def handle(self, message: AssembleOutput) -> None:
         ticket = message.request.ticket
         backend = self._backends[message.request.route]
         ticket.worker = backend.name
         self._post.reserve()  # `room` has seen these places, and nobody else takes any
         self._stream.reserve()
         ticket.held |= _PLACES_AHEAD
-        return _Pump(self, message, backend, self._clock, self._hooks).run()
+        pump = _Pump(self, message, backend, self._clock)
+        self._watch.add(pump)
+        pump.task = self.spawn(pump.run(), ticket)
 
 
-class _Pump:
+class _Pump(WatchedCall):
     """One backend call: reads the worker's batches into the channel until the answer is complete or nobody wants it."""
 
-    __slots__ = (
-        "_backend",
-        "_began",
-        "_channel",
-        "_clock",
-        "_hooks",
-        "_message",
-        "_stage",
-        "_task",
-        "_ticket",
-        "_watchdog",
-    )
+    __slots__ = ("_backend", "_channel", "_clock", "_message", "_stage", "task")
 
-    def __init__(
-        self, stage: InferenceStage, message: AssembleOutput, backend: Backend, clock: Clock, hooks: Hooks
-    ) -> None:
+    def __init__(self, stage: "InferenceStage", message: AssembleOutput, backend: Backend, clock: Clock) -> None:
+        request = message.request
+        super().__init__(request.ticket, _tighter(backend.limits, request.gap_limit), clock(), request.deadline)
         self._stage = stage
         self._message = message
         self._backend = backend
         self._clock = clock
-        self._hooks = hooks
-        self._ticket: Ticket = message.request.ticket
-        self._began = clock()
-        self._channel = DeltaChannel(backend.high_water)
-        self._watchdog = Watchdog(self._ticket, self._limits(), message.request.deadline, clock, self._broken)
-        self._task: asyncio.Task[Any] | None = None
+        self._channel = DeltaChannel(backend.high_water, stage.loop)
+        self.task: asyncio.Task[Any] | None = None  # that runs it
 
     async def run(self) -> None:
-        self._task = asyncio.current_task()
         try:
             async with aclosing(self._backend.worker.generate(self._request())) as batches:
                 async for batch in batches:
-                    if not self._deliver(batch) and not await self._room():
+                    full = not self._deliver(batch)
+                    if self.ticket.ending is not None or (full and not await self._room()):
                         return
             self._complete()
         except WorkerError as error:
-            self._broken(translate(error))
+            self.expire(translate(error))
         except asyncio.CancelledError:
-            if self._ticket.ending is None and not self._channel.closed:  # the worker cancelled itself
-                self._broken(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the call was cancelled from within")))
+            if self.ticket.ending is None and not self._channel.closed:  # the worker cancelled itself
+                self.expire(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the call was cancelled from within")))
             raise
 
     def _deliver(self, batch: DeltaBatch) -> bool:
         """Puts a batch into the channel; False when it is full or not wanted."""
         now = self._clock()
-        watchdog, ticket = self._watchdog, self._ticket
+        ticket = self.ticket
         if batch.usage is not None:
             ticket.usage = batch.usage
         if not batch.deltas:
             return True
-        gap = None if watchdog.last is None else now - watchdog.last
-        watchdog.last = now
+        gap = None if self.last is None else now - self.last
+        self.last = now
         ticket.chunks += len(batch.deltas)
-        self._hooks.after_deltas(ticket, len(batch.deltas), gap)
+        self._stage.hooks.after_deltas(ticket, len(batch.deltas), gap)
         more = self._channel.put(batch)
         if gap is None:
             self._hand_on(now)
         return more
 
     async def _room(self) -> bool:
-        self._watchdog.waiting = False
+        self.waiting = False
         try:
             return await self._channel.room()
         finally:
-            self._watchdog.waiting = True
-            self._watchdog.last = self._clock()
+            self.waiting = True
+            self.last = self._clock()
 
     def _hand_on(self, now: float) -> None:
-        ticket, stage, message = self._ticket, self._stage, self._message
+        ticket, stage, message = self.ticket, self._stage, self._message
         ticket.first_delta = now - ticket.arrived
         ticket.service[Place.INFERENCE] = now - self._began
         if stage.trace is not None:
@@ -151,27 +141,21 @@ class _Pump:
         stage.hand_on(InferenceOutput(message.request, message, self._channel), ticket, now)
 
     def _complete(self) -> None:
-        self._watchdog.call_done()
-        if self._watchdog.last is None:
-            self._broken(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the answer is empty")))
+        self.done = True
+        if self.last is None:
+            self.expire(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the answer is empty")))
             return
         self._channel.close()
 
-    def _broken(self, error: HeadgateError) -> None:
+    def expire(self, error: HeadgateError) -> None:
         """The call failed or is overdue. An answer that has begun is given out to its end before its error."""
-        self._watchdog.call_done()
-        if self._watchdog.last is None or not isinstance(error, BackendFailed | BackendRefused):
-            self._ticket.fail(error, self._clock())
+        self.done = True
+        if self.last is None or not isinstance(error, BackendFailed | BackendRefused):
+            self.ticket.fail(error, self._clock())
         else:
             self._channel.fail(error)
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
-
-    def _limits(self) -> CallLimits:
-        limits, client = self._backend.limits, self._message.request.gap_limit
-        if client is None:
-            return limits
-        return CallLimits(min(limits.first_delta, client), min(limits.gap, client), limits.total)
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
 
     def _request(self) -> GenerationRequest:
         message, request = self._message, self._message.request
@@ -186,6 +170,12 @@ class _Pump:
             request.body,
             message.rewritten,
         )
+
+
+def _tighter(limits: CallLimits, client: float | None) -> CallLimits:
+    if client is None:
+        return limits
+    return CallLimits(min(limits.first_delta, client), min(limits.gap, client), limits.total)
 
 
 def translate(error: WorkerError) -> HeadgateError:

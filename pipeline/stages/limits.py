@@ -1,4 +1,4 @@
-"""The time limits of one backend call and of the answer it feeds, on one timer."""
+"""The time limits of backend calls and of the answers they feed."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from pipeline.core.errors import BackendFailed, DeadlineExceeded, HeadgateError
 from pipeline.core.ticket import Ticket
+
+SWEEP_SECONDS = 0.02  # how late a limit may be noticed
 
 
 class CallLimits(NamedTuple):
@@ -16,77 +18,84 @@ class CallLimits(NamedTuple):
     total: float
 
 
-class Watchdog:
-    """Watches one request from the start of its backend call to its end.
+class WatchedCall:
+    """One request from the start of its backend call to its end; whoever makes the call keeps `last` and `waiting`
+    right and implements `expire`.
 
-    Calls `expire(error)` when the first delta, the next one, the whole call or the request's deadline is overdue;
-    after the call has ended (`call_done`) only the deadline is left. Deltas do not touch the timer: it looks at the
-    time of the last one when it fires. The timer hangs on the ticket and is cancelled with it.
+    After the call has ended (`done`) only the request's deadline is left.
     """
 
-    def __init__(
-        self,
-        ticket: Ticket,
-        limits: CallLimits,
-        deadline: float,
-        clock: Callable[[], float],
-        expire: Callable[[HeadgateError], None],
-    ) -> None:
-        now = clock()
+    __slots__ = ("_began", "_deadline", "_limits", "done", "last", "ticket", "waiting")
+
+    def __init__(self, ticket: Ticket, limits: CallLimits, began: float, deadline: float) -> None:
+        self.ticket = ticket
         self.last: float | None = None  # when the last delta came
         self.waiting = True  # for the backend; false while the client keeps us from reading it
-        self._ticket = ticket
+        self.done = False
         self._limits = limits
-        self._began = now
+        self._began = began
         self._deadline = deadline
-        self._clock = clock
-        self._expire = expire
-        self._done = False
-        self._arm(now)
 
-    def call_done(self) -> None:
-        self._done = True
+    def expire(self, error: HeadgateError) -> None:
+        raise NotImplementedError
 
-    def _due(self) -> tuple[float, HeadgateError]:
-        """The next time at which something is overdue, and what that is."""
-        due: tuple[float, HeadgateError] = (
-            self._deadline,
-            DeadlineExceeded("The deadline passed before the answer was complete"),
-        )
-        if self._done:
-            return due
+    def check(self, now: float) -> None:
+        """Calls `expire` when something is overdue."""
+        error = self._overdue(now)
+        if error is not None:
+            self.done = True
+            self.expire(error)
+
+    def _overdue(self, now: float) -> HeadgateError | None:
+        if now >= self._deadline:
+            return DeadlineExceeded("The deadline passed before the answer was complete")
+        if self.done:
+            return None
         limits = self._limits
-        total = (self._began + limits.total, _stalled(f"did not finish within {limits.total:g} s"))
-        due = min(due, total, key=_when)
+        if now >= self._began + limits.total:
+            return _stalled(f"did not finish within {limits.total:g} s")
         if not self.waiting:
-            return due
+            return None
         if self.last is None:
-            wait = (self._began + limits.first_delta, _stalled(f"sent no first delta within {limits.first_delta:g} s"))
-        else:
-            wait = (self.last + limits.gap, _stalled(f"sent nothing for {limits.gap:g} s"))
-        return min(due, wait, key=_when)
+            overdue = now >= self._began + limits.first_delta
+            return _stalled(f"sent no first delta within {limits.first_delta:g} s") if overdue else None
+        return _stalled(f"sent nothing for {limits.gap:g} s") if now >= self.last + limits.gap else None
 
-    def _arm(self, now: float) -> None:
-        # A client that holds the reading back stops the gap's clock, so look again within a gap's time.
-        delay = max(min(self._due()[0] - now, self._limits.gap), 0.001)
-        self._ticket.timer = asyncio.get_running_loop().call_later(delay, self._fire)
 
-    def _fire(self) -> None:
-        if self._ticket.ending is not None:
-            return
+class Watch:
+    """Looks at all calls under way every `SWEEP_SECONDS`, and sleeps while there is none.
+
+    A timer per call would cost more than most of what else is done for a request; most calls end before they are looked
+    at once.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._calls: set[WatchedCall] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: WatchedCall) -> None:
+        """Watches a call until its request ends."""
+        self._calls.add(call)
+        if self._timer is None:
+            self._arm()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
         now = self._clock()
-        when, error = self._due()
-        if now < when:
-            self._arm(now)
-            return
-        if isinstance(error, BackendFailed):
-            self._done = True
-            self._arm(now)
-        self._expire(error)
+        self._calls = {call for call in self._calls if call.ticket.ending is None}
+        for call in tuple(self._calls):
+            call.check(now)
+        self._timer = None
+        if self._calls:
+            self._arm()
 
-
-def _when(due: tuple[float, HeadgateError]) -> float:
-    return due[0]
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
 
 def _stalled(what: str) -> BackendFailed:

@@ -1,6 +1,7 @@
 """Post: gives each answer its filter chain, which the Stream stage then runs over the deltas."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.core.messages import InferenceOutput, PostOutput
 from pipeline.core.outcomes import Place
@@ -71,13 +72,13 @@ class PostStage(Stage[InferenceOutput, PostOutput]):
     def __init__(
         self,
         inbox: StageQueue[InferenceOutput],
-        outbox: StageQueue[PostOutput],
+        following: Stage[Any, Any],
         concurrency: int,
         clock: Clock,
         *,
         filters: Mapping[str, Sequence[FilterFactory]],
     ) -> None:
-        super().__init__(inbox, outbox, concurrency, clock)
+        super().__init__(inbox, following, concurrency, clock)
         self._filters = filters
 
     def handle(self, message: InferenceOutput) -> PostOutput:

@@ -22,14 +22,14 @@ class RagStage(Stage[PromptRequest, RagOutput]):
     def __init__(
         self,
         inbox: StageQueue[PromptRequest],
-        outbox: StageQueue[RagOutput],
+        following: Stage[Any, Any],
         concurrency: int,
         clock: Clock,
         *,
         routes: Mapping[str, RouteSection],
         retriever: Retriever | None,
     ) -> None:
-        super().__init__(inbox, outbox, concurrency, clock)
+        super().__init__(inbox, following, concurrency, clock)
         self._routes = routes
         self._retriever = retriever
 

@@ -6,6 +6,10 @@ from pipeline.core.deltas import DeltaChannel
 from workers.base import Delta, DeltaBatch
 
 
+def channel_of(high_water: int) -> DeltaChannel:
+    return DeltaChannel(high_water, asyncio.get_running_loop())
+
+
 def batch(*texts: str) -> DeltaBatch:
     return DeltaBatch(tuple(Delta(text) for text in texts))
 
@@ -15,7 +19,7 @@ def texts(batches: list[DeltaBatch]) -> list[str]:
 
 
 async def test_take_gives_all_that_is_ready():
-    channel = DeltaChannel(64)
+    channel = channel_of(64)
     assert channel.put(batch("a"))
     assert channel.put(batch("b", "c"))
     assert texts(await channel.take()) == ["a", "b", "c"]
@@ -23,7 +27,7 @@ async def test_take_gives_all_that_is_ready():
 
 
 async def test_take_waits_for_a_put():
-    channel = DeltaChannel(64)
+    channel = channel_of(64)
     waiting = asyncio.create_task(channel.take())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -32,7 +36,7 @@ async def test_take_waits_for_a_put():
 
 
 async def test_the_high_water_mark_stops_the_producer_until_the_consumer_takes():
-    channel = DeltaChannel(2)
+    channel = channel_of(2)
     assert channel.put(batch("a"))
     assert not channel.put(batch("b"))
     room = asyncio.create_task(channel.room())
@@ -43,7 +47,7 @@ async def test_the_high_water_mark_stops_the_producer_until_the_consumer_takes()
 
 
 async def test_close_ends_after_what_is_waiting():
-    channel = DeltaChannel(64)
+    channel = channel_of(64)
     channel.put(batch("a"))
     channel.close()
     assert texts(await channel.take()) == ["a"]
@@ -51,7 +55,7 @@ async def test_close_ends_after_what_is_waiting():
 
 
 async def test_fail_raises_after_what_is_waiting():
-    channel = DeltaChannel(64)
+    channel = channel_of(64)
     channel.put(batch("a"))
     channel.fail(ValueError("broken"))
     assert texts(await channel.take()) == ["a"]
@@ -60,7 +64,7 @@ async def test_fail_raises_after_what_is_waiting():
 
 
 async def test_close_wakes_a_parked_consumer():
-    channel = DeltaChannel(64)
+    channel = channel_of(64)
     waiting = asyncio.create_task(channel.take())
     await asyncio.sleep(0)
     channel.close()
@@ -68,14 +72,14 @@ async def test_close_wakes_a_parked_consumer():
 
 
 async def test_the_first_ending_wins():
-    channel = DeltaChannel(64)
+    channel = channel_of(64)
     channel.close()
     channel.fail(ValueError("late"))
     assert await channel.take() == []
 
 
 async def test_an_abandoned_channel_tells_a_waiting_producer():
-    channel = DeltaChannel(1)
+    channel = channel_of(1)
     channel.put(batch("a"))
     room = asyncio.create_task(channel.room())
     await asyncio.sleep(0)
@@ -86,7 +90,7 @@ async def test_an_abandoned_channel_tells_a_waiting_producer():
 
 
 async def test_a_cancelled_take_loses_nothing():
-    channel = DeltaChannel(64)
+    channel = channel_of(64)
     waiting = asyncio.create_task(channel.take())
     await asyncio.sleep(0)
     channel.put(batch("a"))
@@ -97,7 +101,7 @@ async def test_a_cancelled_take_loses_nothing():
 
 
 async def test_size_is_bounded_by_the_mark_and_one_batch():
-    channel = DeltaChannel(4)
+    channel = channel_of(4)
     while channel.put(batch("x", "y", "z")):
         pass
     assert len(channel) == 6

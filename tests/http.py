@@ -1,0 +1,58 @@
+"""A shard's pipeline behind its HTTP server, in the test's own process and loop."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from config.schema import Config
+from pipeline.core.ports import Readiness, Retriever
+from pipeline.edge.app import EdgeServer
+from pipeline.wiring import Pipeline
+from tests.flows import Books, running
+
+
+class NoOperations:
+    """Stands for the daemon around a shard."""
+
+    def readiness(self) -> Readiness:
+        return Readiness(ready=True, detail={"shard 0": "ready"})
+
+    async def metrics(self) -> bytes:
+        return b""
+
+
+class Serving(NamedTuple):
+    """`base_url` as clients want it, with the version."""
+
+    base_url: str
+    port: int
+    pipeline: Pipeline
+    books: Books
+    edge: EdgeServer
+
+
+@asynccontextmanager
+async def serving(conf: Config, *, retriever: Retriever | None = None) -> AsyncIterator[Serving]:
+    """Fails when a task, a place, a connection or a descriptor is left behind. Clients must have closed theirs."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+    async with running(conf, retriever=retriever) as (pipeline, books):
+        edge = EdgeServer(pipeline.ingress, conf.server, NoOperations())
+        sock = socket.create_server(("127.0.0.1", 0), backlog=128)
+        port = sock.getsockname()[1]
+        await edge.start(sock)
+        try:
+            yield Serving(f"http://127.0.0.1:{port}/v1", port, pipeline, books, edge)
+            await _until_closed(edge)
+        finally:
+            await edge.stop()
+    await asyncio.sleep(0.05)  # sockets close a loop tick later
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+async def _until_closed(edge: EdgeServer, limit: float = 3.0) -> None:
+    async with asyncio.timeout(limit):
+        while edge.connections:
+            await asyncio.sleep(0.01)
