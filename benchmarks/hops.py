@@ -24,7 +24,7 @@ class _Hop(Stage[PromptRequest, PromptRequest]):
     def handle(self, message: PromptRequest) -> PromptRequest | None:
         if self.place is not Place.STREAM:
             return message
-        message.request.ticket.end(Reason.DONE, self._clock())
+        message.request.ticket.end(Reason.DONE, self.clock())
         return None
 
 

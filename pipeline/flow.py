@@ -73,9 +73,12 @@ class Flow:
             stage.tick(now)
 
     def give_back(self, ticket: Ticket) -> None:
-        """Frees what an ended request holds: its place in the queue it waits in, those reserved ahead, its filters'."""
+        """Frees what an ended request holds: its place in the queue it waits in, those reserved ahead, and in Post
+        and Stream."""
         if ticket.filtered:
             self.post.left()
+        if ticket.streaming:
+            self.stream.left()
         if ticket.place is not Place.INGRESS:
             queue = self.stages[ticket.place].inbox
             if len(queue):

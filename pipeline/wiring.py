@@ -143,7 +143,7 @@ def _workers(config: Config, given: Mapping[str, ModelWorker], problems: list[Pr
 
 
 def _retriever(config: Config) -> Retriever:
-    from pipeline.adapters.retrievers import build_retriever  # noqa: PLC0415 - only where there are collections
+    from pipeline.knowledge.retriever import build_retriever  # noqa: PLC0415 - only where there are collections
 
     return build_retriever(config.collections, Path(config.server.data_dir) / "knowledge.sock", resolve)
 

@@ -1,6 +1,7 @@
 """The one channel of the project: carries a request's deltas from its worker to its client."""
 
 import asyncio
+from collections.abc import Callable
 
 from workers.base import DeltaBatch
 
@@ -24,7 +25,7 @@ class DeltaChannel:
         self._abandoned = False
         self._error: Exception | None = None
         self._loop = loop
-        self._taker: asyncio.Future[None] | None = None
+        self._taker: Callable[[], None] | None = None
         self._room: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -48,9 +49,8 @@ class DeltaChannel:
             return False
         self._batches.append(batch)
         self._size += len(batch.deltas)
-        taker = self._taker
-        if taker is not None and not taker.done():
-            taker.set_result(None)
+        if self._taker is not None:
+            self._wake()
         return self._size < self.high_water
 
     async def room(self) -> bool:
@@ -84,13 +84,18 @@ class DeltaChannel:
         Safe to cancel: nothing is lost.
         """
         while not self.ready:
-            await self.wait()
+            ready = asyncio.Event()
+            self.when_ready(ready.set)
+            await ready.wait()
         return self.take_ready()
 
-    def wait(self) -> "asyncio.Future[None]":
-        """A future that is done when the channel may be `ready`. Only when it is not."""
-        self._taker = self._loop.create_future()
-        return self._taker
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once, from within the producer's `put`, `close` or `fail`, as soon as the channel is `ready`.
+        Only to be used while it is not; must not raise.
+
+        A task that waits would cost a turn of the event loop for each batch. What arrives together is one batch anyway.
+        """
+        self._taker = callback
 
     def take_ready(self) -> list[DeltaBatch]:
         """`take` without waiting; only when `ready`."""
@@ -109,6 +114,7 @@ class DeltaChannel:
         if self._abandoned:
             return
         self._abandoned = True
+        self._taker = None
         self._batches = []
         self._size = 0
         if self._room is not None and not self._room.done():
@@ -119,5 +125,10 @@ class DeltaChannel:
             return
         self._closed = True
         self._error = error
-        if self._taker is not None and not self._taker.done():
-            self._taker.set_result(None)
+        if self._taker is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        callback, self._taker = self._taker, None
+        if callback is not None:
+            callback()

@@ -48,6 +48,7 @@ class Ticket:
         "sink",
         "sojourn",
         "stream",
+        "streaming",
         "tasks",
         "usage",
         "worker",
@@ -71,11 +72,12 @@ class Ticket:
         self.passages = 0
         self.degraded = False
         self.filtered = False  # Post runs filters over it
+        self.streaming = False  # Stream has begun its answer and waits for the rest, or for the client
         self.cut: Cut | None = None
         self.usage: Usage | None = None
         self.ending: Ending | None = None
         self.ended: float | None = None
-        self.tasks: list[asyncio.Task[Any]] = []  # what works for it now, cancelled when it ends
+        self.tasks: list[asyncio.Future[Any]] = []  # what works for it now, cancelled when it ends
         self._on_end = on_end
 
     def end(self, reason: Reason, now: float, error: HeadgateError | None = None, place: Place | None = None) -> bool:

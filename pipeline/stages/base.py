@@ -50,7 +50,7 @@ class Stage(Generic[In, Out]):
         self.trace: Trace | None = None  # called when a request has passed the stage
         self._following = following
         self._idle = False  # waits for its inbox
-        self._clock = clock
+        self.clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._parked: asyncio.Future[None] | None = None
         self._last_tick = (clock(), 0)
@@ -71,7 +71,7 @@ class Stage(Generic[In, Out]):
 
     async def run(self) -> None:
         """Runs until the inbox is closed and drained, or until cancelled."""
-        inbox, clock = self.inbox, self._clock
+        inbox, clock = self.inbox, self.clock
         while True:
             if not len(inbox):
                 if inbox.closed:
@@ -138,7 +138,7 @@ class Stage(Generic[In, Out]):
         self.active += 1
         task = self.loop.create_task(work)
         ticket.tasks.append(task)
-        task.add_done_callback(partial(self._task_done, ticket, self._clock()))
+        task.add_done_callback(partial(self._task_done, ticket, self.clock()))
         return task
 
     def _process(self, message: In, sojourn: float, now: float) -> float:
@@ -154,8 +154,8 @@ class Stage(Generic[In, Out]):
             result = self.handle(message)
         except Exception as error:  # noqa: BLE001 - one request's failure must not be another's
             self.fail(ticket, error)
-            return self._clock()
-        after = self._clock()
+            return self.clock()
+        after = self.clock()
         if result is None:
             return after
         if isinstance(result, CoroutineType):
@@ -182,7 +182,7 @@ class Stage(Generic[In, Out]):
         result = task.result()
         if result is None or ticket.ending is not None:
             return
-        now = self._clock()
+        now = self.clock()
         ticket.service[self.place] = now - began
         if self.trace is not None:
             self.trace(ticket, self.place)
@@ -191,11 +191,11 @@ class Stage(Generic[In, Out]):
     def fail(self, ticket: Ticket, error: BaseException) -> None:
         """Ends a request with what its handler raised."""
         if isinstance(error, HeadgateError):
-            ticket.fail(error, self._clock())
+            ticket.fail(error, self.clock())
             return
         failed = StageFailed(f"The {self.place.label} stage failed on this request")
         failed.__cause__ = error
-        ticket.fail(failed, self._clock())
+        ticket.fail(failed, self.clock())
 
     def _expire(self, ticket: Ticket, now: float) -> None:
         message = f"The deadline passed while the request waited for {self.place.label}"

@@ -72,7 +72,7 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         self._post.reserve()  # `room` has seen these places, and nobody else takes any
         self._stream.reserve()
         ticket.held |= _PLACES_AHEAD
-        pump = _Pump(self, message, backend, self._clock)
+        pump = _Pump(self, message, backend, self.clock)
         self._watch.add(pump)
         pump.task = self.spawn(pump.run(), ticket)
 

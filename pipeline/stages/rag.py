@@ -40,14 +40,14 @@ class RagStage(Stage[PromptRequest, RagOutput]):
         return self._search(message, route, route.collection)
 
     async def _search(self, request: PromptRequest, route: RouteSection, collection: str) -> RagOutput:
-        limit = min(route.retrieval_timeout_ms / 1000, request.deadline - self._clock())
+        limit = min(route.retrieval_timeout_ms / 1000, request.deadline - self.clock())
         if self._retriever is None:
             raise RetrievalFailed("This server has no collections")
         try:
             async with asyncio.timeout(limit):
                 passages = await self._retriever.search(collection, request.question, route.passages)
         except TimeoutError as error:
-            if self._clock() >= request.deadline:
+            if self.clock() >= request.deadline:
                 raise DeadlineExceeded("The deadline passed during the search for passages") from error
             return self._without(request, route, f"no answer within {limit:.1f} s", error)
         except RetrievalError as error:

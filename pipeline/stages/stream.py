@@ -1,91 +1,92 @@
 """Stream: gives out each answer as it becomes ready, one write for whatever is ready together."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
 
 from pipeline.core.errors import StageFailed
 from pipeline.core.messages import PostOutput
 from pipeline.core.outcomes import Place, Reason
 from pipeline.core.ports import Answer
 from pipeline.core.ticket import Ticket
-from pipeline.stages.base import Clock, Stage, Trace
+from pipeline.stages.base import Stage
 from workers.base import DeltaBatch
 
 
 class StreamStage(Stage[PostOutput, None]):
     """The last stage: ends its requests as `completed`, or as what the backend or the client made of them.
 
-    An answer that is ready as a whole is written without a task; one that has to wait, for its backend or for its
-    client, gets a task until it ends.
+    An answer that waits for its backend is called back when there is more; only one that waits for its client gets a
+    task. Either is in the stage until its request ends.
     """
 
     place = Place.STREAM
 
-    def handle(self, message: PostOutput) -> Coroutine[Any, Any, None] | None:
-        writing = _Writing(message, self._clock, self.trace)
-        try:
-            pending = writing.go_on()
-        except ConnectionError:
-            writing.client_gone()
-            return None
-        if pending is None:
-            return None
-        if isinstance(pending, Coroutine):  # would be left unawaited if the request ended before its task began
-            pending = asyncio.ensure_future(pending)
-            message.request.ticket.tasks.append(pending)
-        return writing.rest(pending)
+    def handle(self, message: PostOutput) -> None:
+        writing = Writing(message, self)
+        writing.go_on()
+        if writing.ticket.ending is None:
+            writing.ticket.streaming = True
+            self.active += 1
+
+    def left(self) -> None:
+        """An answer that had to wait has ended."""
+        self.active -= 1
+        self.nudge()
 
 
-class _Writing:
+class Writing:
     """Writes one answer into its sink."""
 
-    __slots__ = (
-        "_began",
-        "_begun",
-        "_channel",
-        "_clock",
-        "_filters",
-        "_finishing",
-        "_message",
-        "_sink",
-        "_ticket",
-        "_trace",
-    )
+    __slots__ = ("_began", "_begun", "_channel", "_filters", "_finishing", "_message", "_sink", "_stage", "ticket")
 
-    def __init__(self, message: PostOutput, clock: Clock, trace: Trace | None) -> None:
-        ticket: Ticket = message.request.ticket
-        if ticket.sink is None:
+    def __init__(self, message: PostOutput, stage: StreamStage) -> None:
+        self.ticket: Ticket = message.request.ticket
+        if self.ticket.sink is None:
             raise StageFailed("The request has no sink")
         self._message = message
-        self._ticket = ticket
-        self._sink = ticket.sink
+        self._sink = self.ticket.sink
         self._channel = message.before.channel
         self._filters = message.filters
-        self._clock = clock
-        self._trace = trace
-        self._began = clock()
+        self._stage = stage
+        self._began = stage.clock()
         self._begun = False
         self._finishing = False
 
-    def go_on(self) -> Awaitable[None] | None:
-        """Writes until something must be waited for, which is returned; None when the answer has ended."""
-        while self._ticket.ending is None:
-            pending = self._step()
-            if pending is not None:
-                return pending
-        return None
-
-    async def rest(self, pending: Awaitable[None] | None) -> None:
+    def go_on(self) -> None:
+        """Writes until something must be waited for, and sees to it that it is called again then. Never raises."""
         try:
-            while pending is not None:
-                await pending
-                pending = self.go_on()
+            while self.ticket.ending is None:
+                if self._begun and not self._finishing and not self._channel.ready:
+                    self._channel.when_ready(self.go_on)
+                    return
+                pending = self._step()
+                if pending is not None:
+                    self._wait_for_client(pending)
+                    return
         except ConnectionError:
-            self.client_gone()
+            self._client_gone()
+        except Exception as error:  # noqa: BLE001 - one request's failure must not be another's
+            self._stage.fail(self.ticket, error)
 
-    def client_gone(self) -> None:
-        self._ticket.cancel(Reason.CLIENT_GONE, self._clock())
+    def _wait_for_client(self, pending: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(pending)
+        self.ticket.tasks.append(task)
+        task.add_done_callback(self._client_ready)
+
+    def _client_ready(self, task: "asyncio.Future[None]") -> None:
+        if task.cancelled() or self.ticket.ending is not None:
+            return
+        error = task.exception()
+        if isinstance(error, ConnectionError):
+            self._client_gone()
+        elif error is not None:
+            self._stage.fail(self.ticket, error)
+        else:
+            self.ticket.tasks.remove(task)
+            self.go_on()
+
+    def _client_gone(self) -> None:
+        self.ticket.cancel(Reason.CLIENT_GONE, self._stage.clock())
 
     def _step(self) -> Awaitable[None] | None:
         if not self._begun:
@@ -94,13 +95,10 @@ class _Writing:
         if self._finishing:
             self._complete()
             return None
-        channel = self._channel
-        if not channel.ready:
-            return channel.wait()
-        batches = channel.take_ready()  # raises what the backend call failed with
+        batches = self._channel.take_ready()  # raises what the backend call failed with
         if not batches:
             self._finishing = True
-            return self._sink.finish(self._ticket.usage)
+            return self._sink.finish(self.ticket.usage)
         return self._write(batches)
 
     def _write(self, batches: Sequence[DeltaBatch]) -> Awaitable[None] | None:
@@ -114,11 +112,11 @@ class _Writing:
         return None
 
     def _complete(self) -> None:
-        now = self._clock()
-        self._ticket.service[Place.STREAM] = now - self._began
-        if self._trace is not None:
-            self._trace(self._ticket, Place.STREAM)
-        self._ticket.end(Reason.DONE, now)
+        now = self._stage.clock()
+        self.ticket.service[Place.STREAM] = now - self._began
+        if self._stage.trace is not None:
+            self._stage.trace(self.ticket, Place.STREAM)
+        self.ticket.end(Reason.DONE, now)
 
 
 def plain(batches: Sequence[DeltaBatch]) -> Answer:

@@ -1,0 +1,182 @@
+"""Checks between keys, and of what a type cannot say: references, limits that contradict each other, patterns, files.
+
+Each check looks only at keys in which no problem has been found before, so that one mistake is reported once.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from config.errors import Unreadable
+from config.files import read_text
+from config.findings import Findings
+from config.paths import KeyPath, dotted, nearest, quote
+from config.patterns import pattern_fault
+from config.schema import CollectionSection, Config, ExtractiveWorker, OpenAIWorker, RedactFilter, RouteSection
+from config.schema import WorkerSection as Worker
+from config.secrets import FORMS, fault
+from config.shape import shown
+
+_MAX_TEMPLATE_BYTES = 1 << 20
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
+_OWN_HEADERS = {"connection", "content-length", "content-type", "transfer-encoding", "upgrade"}
+_LISTED = 10  # names
+
+
+class Crosscheck:
+    """`config` is a draft (see `config.structure`), `folder` the one that relative files are looked for in."""
+
+    def __init__(self, config: Config, folder: Path, findings: Findings) -> None:
+        self._config = config
+        self._folder = folder
+        self._findings = findings
+        self._named: dict[str, Sequence[Worker | RouteSection | CollectionSection]] = {
+            "workers": config.workers,
+            "routes": config.routes,
+            "collections": config.collections,
+        }
+        # A table in which a name cannot be read may hold the one that is asked for.
+        self._readable = {
+            table: findings.sound(*((table, index, "name") for index in range(max(len(sections), 1))))
+            for table, sections in self._named.items()
+        }
+
+    def run(self) -> None:
+        for table in self._named:
+            self._unique_names(table)
+        self._at_most(("server", "deadline_ms"), ("server", "max_deadline_ms"))
+        for index, worker in enumerate(self._config.workers):
+            self._worker(worker, ("workers", index))
+        for index, route in enumerate(self._config.routes):
+            self._route(route, ("routes", index))
+            self._template(route, ("routes", index))
+            self._filters(route, ("routes", index))
+        for index, collection in enumerate(self._config.collections):
+            self._collection(collection, ("collections", index))
+
+    def _unique_names(self, table: str) -> None:
+        first: dict[str, int] = {}
+        for index, section in enumerate(self._named[table]):
+            path = (table, index, "name")
+            if self._findings.sound(path) and first.setdefault(section.name, index) != index:
+                taken = dotted((table, first[section.name]))
+                self._findings.add(path, quote(section.name), f"a name of its own: {taken} has this one")
+
+    def _at_most(self, path: KeyPath, limit: KeyPath, *, equal: bool = True) -> None:
+        """The number at `path` must not be above the one at `limit`, nor be it unless `equal`."""
+        value, most = self._at(path), self._at(limit)
+        if value is None or not self._findings.sound(path, limit) or value < most + equal:
+            return
+        relation = "at most" if equal else "less than"
+        self._findings.add(path, str(value), f"{relation} {most:,}, which is {dotted(limit)}", beside=limit)
+
+    def _at(self, path: KeyPath) -> Any:
+        value: Any = self._config
+        for part in path:
+            value = value[part] if isinstance(part, int) else getattr(value, part)
+        return value
+
+    def _refers(self, path: KeyPath, table: str) -> bool:
+        """Whether the name at `path` is one of the table's. Not judged while one of those cannot be read."""
+        names = list(dict.fromkeys(section.name for section in self._named[table]))
+        if not (self._readable[table] and self._findings.sound(path)):
+            return False
+        name = self._at(path)
+        if name not in names:
+            listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+            expected = f"the name of one of the {table}" + (f": {listed}" if names else "; there are none")
+            self._findings.add(path, quote(name), expected, nearest(name, names))
+        return name in names
+
+    def _secret(self, path: KeyPath) -> None:
+        reference = self._at(path)
+        wrong = fault(reference) if reference is not None and self._findings.sound(path) else None
+        if wrong is not None:
+            self._findings.add(path, wrong.found, FORMS, wrong.hint)
+
+    def _address(self, path: KeyPath) -> None:
+        address = self._at(path)
+        if address is None or not self._findings.sound(path):
+            return
+        try:
+            parts = urlsplit(address)
+            usable = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port beyond 65535, half an IPv6 address
+            usable = False
+        if "@" in address:
+            self._findings.add(path, shown(address, path), "an address without credentials; api_key refers to a secret")
+        elif not usable:
+            self._findings.add(path, shown(address, path), "an address with a host, and a port from 1 to 65,535 if any")
+
+    def _worker(self, worker: Worker, path: KeyPath) -> None:
+        self._at_most((*path, "answer_tokens"), (*path, "context_tokens"), equal=False)
+        if isinstance(worker, OpenAIWorker):
+            self._address((*path, "base_url"))
+            self._secret((*path, "api_key"))
+            self._headers(worker, path)
+
+    def _headers(self, worker: OpenAIWorker, path: KeyPath) -> None:
+        seen: set[str] = set() if worker.api_key is None else {"authorization"}
+        for name, value in worker.headers.items():
+            here = (*path, "headers", name)
+            if not _HEADER_NAME.fullmatch(name):
+                self._findings.add(here, "a name that no header can have", "letters, digits and - for the most part")
+            elif name.lower() in _OWN_HEADERS:
+                self._findings.add(here, "a header that the worker sets itself", "any other header")
+            elif name.lower() in seen:
+                self._findings.add(here, "the same header twice", "each one once; api_key sets authorization")
+            elif not value.isprintable():
+                self._findings.add(here, "control characters in a value that is not shown", "one line of text")
+            seen.add(name.lower())
+
+    def _route(self, route: RouteSection, path: KeyPath) -> None:
+        self._at_most((*path, "deadline_ms"), ("server", "max_deadline_ms"))
+        known = self._refers((*path, "worker"), "workers")
+        if route.collection is not None:
+            self._refers((*path, "collection"), "collections")
+        elif known and self._findings.sound((*path, "collection")):
+            worker = next(one for one in self._config.workers if one.name == route.worker)
+            if isinstance(worker, ExtractiveWorker):
+                expected = f"a collection: the worker {worker.name} answers from its passages alone"
+                self._findings.add((*path, "collection"), "nothing", expected)
+
+    def _template(self, route: RouteSection, path: KeyPath) -> None:
+        here = (*path, "template_file")
+        if route.template_file is None or not self._findings.sound(here, (*path, "template")):
+            return
+        if route.template is not None:
+            self._findings.add(here, "both template and template_file", "one of the two")
+            return
+        file = self._folder / route.template_file
+        try:
+            read_text(file, _MAX_TEMPLATE_BYTES)
+        except Unreadable as unreadable:
+            self._findings.add(here, f"{quote(str(file))}: {unreadable.found}", unreadable.expected)
+
+    def _filters(self, route: RouteSection, path: KeyPath) -> None:
+        for index, chosen in enumerate(route.filters):
+            here = (*path, "filters", index, "pattern")
+            wrong = None
+            if isinstance(chosen, RedactFilter) and self._findings.sound(here):
+                wrong = pattern_fault(chosen.pattern)
+            if wrong is not None:
+                self._findings.add(here, wrong.found, wrong.expected)
+
+    def _collection(self, collection: CollectionSection, path: KeyPath) -> None:
+        self._at_most((*path, "overlap_chars"), (*path, "chunk_chars"), equal=False)
+        self._address((*path, "url"))
+        self._secret((*path, "api_key"))
+        if "/" in collection.name and self._findings.sound((*path, "name")):
+            self._findings.add((*path, "name"), quote(collection.name), "a name without /: its folder is named so")
+        if not self._findings.sound((*path, "store")):
+            return
+        if collection.store == "qdrant":
+            if collection.url is None and self._findings.sound((*path, "url")):
+                self._findings.add((*path, "url"), "nothing", 'the address of the server, for store = "qdrant"')
+            return
+        for key in ("url", "api_key"):
+            if self._at((*path, key)) is not None and self._findings.sound((*path, key)):
+                expected = f'none: only store = "qdrant" has a server, this one is "{collection.store}"'
+                self._findings.add((*path, key), "a key for another store", expected)

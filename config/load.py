@@ -1,0 +1,66 @@
+"""From file and environment to the configuration in force: TOML → overrides → checks → structs."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from config.crosscheck import Crosscheck
+from config.environment import apply
+from config.findings import Findings
+from config.paths import dotted, leaves
+from config.schema import Config
+from config.secrets import FILE
+from config.source import find, read
+from config.structure import draft
+
+
+class Loaded(NamedTuple):
+    """`origins` says for each key path of `config` where its value comes from: `default`, `file pipeline.toml` or
+    `environment HEADGATE__…`. `path` is the file."""
+
+    config: Config
+    origins: dict[str, str]
+    path: Path
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+    """The configuration in force. Without a path, the file that HEADGATE_CONFIG names, else ./pipeline.toml.
+
+    `template_file` and `file:` references are relative to the configuration file's folder and come back absolute.
+    Raises ConfigError with every problem there is. Secrets are not looked up: that is `config.secrets.resolve`.
+    """
+    variables = os.environ if environ is None else environ
+    source = read(*find(path, variables))
+    findings = Findings(source)
+    apply(source.tree, variables, findings)
+    folder = source.path.parent.absolute()
+    Crosscheck(draft(source.tree, findings), folder, findings).run()
+    findings.raise_if_any()
+    _anchor(source.tree, folder)
+    config = msgspec.convert(source.tree, Config)
+    origins = {dotted(key): findings.origin(key) for key, _ in leaves(config)}
+    return Loaded(config, origins, source.path)
+
+
+def encode(config: Config) -> bytes:
+    """The configuration as JSON, without loss: how the supervisor hands it to its child processes."""
+    return msgspec.json.encode(config)
+
+
+def decode(data: bytes) -> Config:
+    """What `encode` made. Raises msgspec.ValidationError for anything else."""
+    return msgspec.json.decode(data, type=Config)
+
+
+def _anchor(tree: dict[str, Any], folder: Path) -> None:
+    """Make the files that a checked configuration refers to independent of where its reader runs."""
+    for section in [*tree["workers"], *tree.get("collections", [])]:
+        reference = section.get("api_key", "")
+        if reference.startswith(FILE):
+            section["api_key"] = FILE + str(folder / reference.removeprefix(FILE))
+    for route in tree["routes"]:
+        if "template_file" in route:
+            route["template_file"] = str(folder / route["template_file"])

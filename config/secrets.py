@@ -1,0 +1,73 @@
+"""References to secrets: the configuration names where a secret is, it never holds one."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from config.errors import ConfigError, Problem, Unreadable
+from config.files import read_text
+
+FORMS = "env:NAME or file:PATH"
+FILE = "file:"
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAX_BYTES = 65_536
+
+
+class Fault(NamedTuple):
+    """Why a text is no reference. Never repeats the text: it may be the secret itself."""
+
+    found: str
+    hint: str = ""
+
+
+def fault(reference: str) -> Fault | None:
+    """What is wrong with a reference's form, or None. Does not look whether the secret is there."""
+    scheme, colon, rest = reference.partition(":")
+    if colon and scheme == "env":
+        return None if _NAME.fullmatch(rest) else Fault("env: with a name that no variable can have")
+    if colon and scheme == "file":
+        return None if rest and "\0" not in rest else Fault("file: without a path")
+    if colon and scheme in {"vault", "aws"}:
+        return Fault(f"a reference to {scheme}:, which is not supported yet")
+    hint = f"{scheme.strip().lower()}:" if colon and scheme.strip().lower() in {"env", "file"} else ""
+    return Fault("a text that is no reference, not shown", hint)
+
+
+def resolve(reference: str, *, path: str, environ: Mapping[str, str] | None = None) -> str:
+    """The secret that a reference (`env:NAME`, `file:PATH`) stands for, without surrounding white space.
+
+    Every secret so far travels in an HTTP header, so it has to be one line of printable ASCII. `path` is the key path
+    that holds the reference. Raises ConfigError with one problem when the reference is of no known form, or when the
+    secret is missing, empty or not printable.
+    """
+    wrong = fault(reference)
+    if wrong is not None:
+        _refuse(path, wrong.found, FORMS, wrong.hint)
+    scheme, _, name = reference.partition(":")
+    secret = _from_environment(name, path, environ) if scheme == "env" else _from_file(name, path)
+    if not (secret.isascii() and secret.isprintable()):
+        _refuse(path, f"characters in {reference} that no header may carry", "one line of printable ASCII")
+    if not secret:
+        _refuse(path, f"nothing in {reference}", "the secret")
+    return secret
+
+
+def _from_environment(name: str, path: str, environ: Mapping[str, str] | None) -> str:
+    value = (os.environ if environ is None else environ).get(name)
+    if value is None:
+        _refuse(path, f"no environment variable {name}", f"the secret in {name}")
+    return value.strip()
+
+
+def _from_file(name: str, path: str) -> str:
+    try:
+        return read_text(Path(name), _MAX_BYTES).strip()
+    except Unreadable as unreadable:
+        _refuse(path, f"{name}: {unreadable.found}", unreadable.expected)
+
+
+def _refuse(path: str, found: str, expected: str, hint: str = "") -> NoReturn:
+    raise ConfigError([Problem(path, found, expected, hint)]) from None

@@ -1,0 +1,138 @@
+"""The `headgate` command. Each command imports what it needs when it runs, so that all of them start fast."""
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from config.errors import ConfigError, report
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration file. Default: HEADGATE_CONFIG, else pipeline.toml in the working directory.",
+)
+
+
+# Commands that live with what they run; imported when they are asked for.
+ELSEWHERE = {
+    "ingest": "pipeline.knowledge.command",
+    "serve": "pipeline.process.command",
+}
+
+
+class Commands(click.Group):
+    """Prints what a refused configuration says, with exit status 2, whichever command met it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            text = report(error.problems, lambda path: click.style(path, bold=True))
+            click.echo(text, err=True, color=False if os.environ.get("NO_COLOR") else None)
+            ctx.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="headgate", prog_name="headgate")
+def main() -> None:
+    """A staged, streaming pipeline for language-model prompts that keeps serving under overload."""
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@config_option
+def check(file: Path | None, config_file: Path | None) -> None:
+    """Check a configuration file, and the environment variables over it, and print every problem there is."""
+    from config.load import load  # noqa: PLC0415 - see the module's docstring
+
+    if file is not None and config_file is not None:
+        raise click.UsageError("name the file once: as an argument or with --config")
+    loaded = load(file or config_file)
+    config = loaded.config
+    sizes = {"worker": len(config.workers), "route": len(config.routes), "collection": len(config.collections)}
+    counts = ", ".join(f"{size} {name}{'' if size == 1 else 's'}" for name, size in sizes.items())
+    click.echo(f"{loaded.path}: no problems ({counts})")
+
+
+@main.group("config")
+def config_group() -> None:
+    """Show what is configured and what can be."""
+
+
+@config_group.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of TOML.")
+@config_option
+def show(config_file: Path | None, *, as_json: bool) -> None:
+    """Print every key in force with its value and where that comes from. Secrets are not shown."""
+    from config import show as shown  # noqa: PLC0415 - see the module's docstring
+    from config.load import load  # noqa: PLC0415 - as above
+
+    loaded = load(config_file)
+    click.echo(shown.as_json(loaded) if as_json else shown.as_toml(loaded).encode(), nl=as_json)
+
+
+@config_group.command()
+@click.option("--markdown", "as_markdown", is_flag=True, help="The reference page of the documentation instead.")
+def schema(*, as_markdown: bool) -> None:
+    """Print a JSON schema of the configuration file, for editors."""
+    from msgspec import json  # noqa: PLC0415 - see the module's docstring
+
+    from config import reference  # noqa: PLC0415 - as above
+
+    if as_markdown:
+        click.echo(reference.markdown().encode(), nl=False)
+    else:
+        click.echo(json.format(json.encode(reference.json_schema())))
+
+
+@main.command()
+@click.argument("question")
+@click.option("--route", metavar="NAME", help="Which route to ask. Default: the first.")
+@click.option("--session", "session_id", metavar="ID", help="Session id to ask in.")
+@click.option(
+    "--url", metavar="URL", help="The server, with the version: http://127.0.0.1:8080/v1. Default: as configured."
+)
+@config_option
+def ask(question: str, route: str | None, session_id: str | None, url: str | None, config_file: Path | None) -> None:
+    """Ask a running daemon a question; its answer is printed as it comes, then the passages that it cites."""
+    from pipeline import ask as asking  # noqa: PLC0415 - see the module's docstring
+
+    try:
+        asking.run(question, url or _configured_url(config_file), route=route, session_id=session_id)
+    except asking.AskFailed as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.pass_context
+def demo(ctx: click.Context) -> None:
+    """Send ten prompts of four sessions through the five stages, in this process, and show each stage as it happens."""
+    from pipeline import demo as shown  # noqa: PLC0415 - see the module's docstring
+
+    ctx.exit(shown.run())
+
+
+def _configured_url(config_file: Path | None) -> str:
+    from config.load import load  # noqa: PLC0415 - see the module's docstring
+
+    server = load(config_file).config.server
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - an address to ask, not to bind
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/v1"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""OpenAI's dialect: how a chat completion request is read, and which answer it gets."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from config.schema import RouteSection
+from pipeline.core.ticket import Ticket
+from pipeline.edge import decode, head
+from pipeline.edge.call import Call
+from pipeline.edge.openai_answers import Answering
+from pipeline.edge.openai_chunks import ChunkEncoder
+from pipeline.edge.openai_types import ChatBody, ChatFields
+from pipeline.edge.sinks import EventSink, HttpSink, JsonSink
+from pipeline.ingress import Prompt
+from workers.base import Parameters
+
+_decoder = msgspec.json.Decoder(ChatBody)
+
+
+class ChatDialect:
+    """`POST /v1/chat/completions`. `routes` are the server's, by name."""
+
+    def __init__(self, routes: Mapping[str, RouteSection]) -> None:
+        self._routes = routes
+
+    def __call__(self, call: Call, ticket: Ticket, body: bytes) -> tuple[Prompt, HttpSink]:
+        """Raises `InvalidRequest`."""
+        headers = call.request.headers
+        session_id, timeout, gap_limit = head.session_id(headers), head.timeout(headers), head.gap_limit(headers)
+        fields = decode.decode(_decoder, body)
+        messages = decode.decode_messages(fields.messages)
+        prompt = Prompt(
+            fields.model,
+            messages,
+            decode.question_of(messages),
+            _parameters(fields),
+            bool(fields.stream),
+            session_id or fields.prompt_cache_key or None,
+            timeout,
+            gap_limit,
+            body,
+        )
+        return prompt, self._sink(call, ticket, fields)
+
+    def _sink(self, call: Call, ticket: Ticket, fields: ChatFields) -> HttpSink:
+        route = self._routes.get(fields.model)
+        answering = Answering(call.request_id, fields.model, route is not None and route.rename_model)
+        if not fields.stream:
+            return JsonSink(call, ticket, answering.compose)
+        options = fields.stream_options
+        return EventSink(call, ChunkEncoder(answering, usage=options is not None and bool(options.include_usage)))
+
+
+def _parameters(fields: ChatFields) -> Parameters:
+    limit = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
+    return decode.parameters(
+        max_tokens=limit,
+        temperature=fields.temperature,
+        top_p=fields.top_p,
+        stop=fields.stop,
+        n=fields.n,
+        seed=fields.seed,
+    )

@@ -1,0 +1,243 @@
+"""The API's description (OpenAPI 3.1), generated from the types that requests are decoded into and answers made of."""
+
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from pipeline.edge import head, native_types, openai_types
+from pipeline.edge.errors import ErrorBody
+from pipeline.edge.operations import METRICS_TYPE, Healthy, ReadinessBody
+
+Object = dict[str, Any]
+
+JSON = "application/json"
+
+_SCHEMAS: tuple[type[msgspec.Struct], ...] = (
+    openai_types.ChatCompletionRequest,
+    openai_types.ChatCompletion,
+    openai_types.ChatCompletionChunk,
+    openai_types.Model,
+    openai_types.ModelList,
+    native_types.PromptSubmission,
+    *native_types.EVENTS.values(),
+    ErrorBody,
+    Healthy,
+    ReadinessBody,
+)
+
+_PROMPT_ERRORS = {
+    "400": "The request is not valid, or too long for the model's window.",
+    "404": "There is no such model.",
+    "408": "The head or the body did not arrive in time.",
+    "413": "The body is too large.",
+    "415": "The body is compressed, or a form.",
+    "417": "An `Expect` other than `100-continue`.",
+    "431": "The head is too large.",
+    "500": "The server failed on this request.",
+    "502": "The backend or the retrieval failed before the answer began, and nothing is left to try.",
+    "503": "Shed: no place is left, or the server is shutting down. Come back after `Retry-After`.",
+    "504": "The deadline passed before the answer began.",
+}
+
+
+def describe() -> bytes:
+    """The document as JSON."""
+    _, components = msgspec.json.schema_components(_SCHEMAS, ref_template="#/components/schemas/{name}")
+    components["PromptSubmission"]["oneOf"] = [{"required": ["prompt"]}, {"required": ["messages"]}]
+    for schema in components.values():
+        if "description" in schema:
+            schema["description"] = " ".join(schema["description"].split())
+    document: Object = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Headgate",
+            "version": version("headgate"),
+            "description": "Prompts in, streamed and cited answers out. Errors are OpenAI-style objects.",
+        },
+        "paths": {
+            "/v1/chat/completions": {"post": _chat()},
+            "/v1/prompts": {"post": _prompts()},
+            "/v1/models": {"get": _get("listModels", "The routes of this server, as models.", _ref("ModelList"))},
+            "/v1/models/{id}": {"get": _model()},
+            "/healthz": {"get": _get("health", "Whether the process runs.", _ref("Healthy"))},
+            "/readyz": {"get": _ready()},
+            "/metrics": {"get": _metrics()},
+            "/openapi.json": {"get": _get("describe", "This description.", {"type": "object"})},
+        },
+        "components": {"schemas": components, "headers": _headers(), "parameters": _parameters()},
+    }
+    return msgspec.json.encode(document)
+
+
+def _chat() -> Object:
+    return {
+        "operationId": "createChatCompletion",
+        "summary": "Answers a conversation, in OpenAI's dialect.",
+        "description": (
+            "With `stream`, the answer is a stream of `data:` events, each a ChatCompletionChunk, ended by `[DONE]`. "
+            "A failure after the first event is an event with an ErrorBody, after which the stream ends."
+        ),
+        "parameters": _prompt_parameters(),
+        "requestBody": _body("ChatCompletionRequest"),
+        "responses": {
+            "200": {
+                "description": "The answer.",
+                "headers": _header_refs("X-Request-Id", "X-Headgate-Shard", "X-Headgate-Cut", "Server-Timing"),
+                "content": {
+                    JSON: {"schema": _ref("ChatCompletion")},
+                    "text/event-stream": {"schema": _ref("ChatCompletionChunk")},
+                },
+            },
+            **_errors(_PROMPT_ERRORS),
+        },
+    }
+
+
+def _prompts() -> Object:
+    events = {name: {"$ref": f"#/components/schemas/{kind.__name__}"} for name, kind in native_types.EVENTS.items()}
+    return {
+        "operationId": "submitPrompt",
+        "summary": "Answers a prompt as a stream of events.",
+        "description": (
+            "Events come in the order `accepted`, `retrieved` (on routes with a collection), any number of `delta`, "
+            "`usage` (where the backend counts), `done`; `error` may come at any point and is the last."
+        ),
+        "parameters": _prompt_parameters(),
+        "requestBody": _body("PromptSubmission"),
+        "responses": {
+            "200": {
+                "description": "The events; each event's data is JSON of the schema with the event's name.",
+                "headers": _header_refs("X-Request-Id", "X-Headgate-Shard", "X-Headgate-Cut"),
+                "content": {
+                    "text/event-stream": {
+                        "schema": {"oneOf": list(events.values())},
+                        "x-events": events,
+                    }
+                },
+            },
+            **_errors(_PROMPT_ERRORS),
+        },
+    }
+
+
+def _model() -> Object:
+    operation = _get("getModel", "One route, as a model.", _ref("Model"))
+    operation["parameters"] = [
+        {
+            "name": "id",
+            "in": "path",
+            "required": True,
+            "description": "The model's name; slashes may be sent as they are or encoded.",
+            "schema": {"type": "string", "minLength": 1},
+        }
+    ]
+    operation["responses"].update(_errors({"404": "There is no such model."}))
+    return operation
+
+
+def _ready() -> Object:
+    operation = _get("readiness", "Whether new requests are welcome.", _ref("ReadinessBody"))
+    operation["responses"]["503"] = {
+        "description": "New requests are not welcome.",
+        "content": {JSON: {"schema": _ref("ReadinessBody")}},
+    }
+    return operation
+
+
+def _metrics() -> Object:
+    text = {METRICS_TYPE.partition(";")[0]: {"schema": {"type": "string"}}}
+    return {
+        "operationId": "metrics",
+        "summary": "The whole daemon's metrics in Prometheus' text format.",
+        "responses": {
+            "200": {"description": "Metrics.", "content": text},
+            **_errors({"503": "The supervisor cannot be asked."}),
+        },
+    }
+
+
+def _get(operation: str, summary: str, schema: Object) -> Object:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "responses": {"200": {"description": "As asked for.", "content": {JSON: {"schema": schema}}}},
+    }
+
+
+def _body(schema: str) -> Object:
+    return {"required": True, "content": {JSON: {"schema": _ref(schema)}}}
+
+
+def _ref(schema: str) -> Object:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _header_refs(*names: str) -> Object:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _errors(statuses: dict[str, str]) -> Object:
+    responses: Object = {}
+    for status, description in statuses.items():
+        names = ["X-Request-Id", "X-Headgate-Shard"]
+        if status in {"502", "503"}:
+            names += ["Retry-After", "retry-after-ms"]
+        if status == "503":
+            names += ["X-Headgate-Shed-Stage", "X-Headgate-Shed-Reason"]
+        if status in {"408", "504"}:
+            names.append("x-should-retry")
+        responses[status] = {
+            "description": description,
+            "headers": _header_refs(*names),
+            "content": {JSON: {"schema": _ref("ErrorBody")}},
+        }
+    return responses
+
+
+def _prompt_parameters() -> list[Object]:
+    return [{"$ref": f"#/components/parameters/{name}"} for name in _parameters()]
+
+
+def _parameters() -> Object:
+    def parameter(name: str, description: str, schema: Object) -> Object:
+        return {"name": str(name), "in": "header", "required": False, "description": description, "schema": schema}
+
+    parameters = (
+        parameter(
+            head.REQUEST_ID,
+            "The request's id, 1 to 128 visible ASCII characters; anything else is replaced by a new one.",
+            {"type": "string"},
+        ),
+        parameter(
+            head.SESSION_ID,
+            "What keeps requests together; goes before `prompt_cache_key`.",
+            {"type": "string", "maxLength": 256, "pattern": "^[ -~]*$"},
+        ),
+        parameter(
+            head.TIMEOUT,
+            "The request's deadline in milliseconds from its arrival, up to the server's own limit.",
+            {"type": "integer", "minimum": 1, "maximum": head.TIMEOUT_MAX_MS},
+        ),
+        parameter(head.TRACEPARENT, "W3C trace context, handed back with the answer.", {"type": "string"}),
+    )
+    return {parameter["name"]: parameter for parameter in parameters}
+
+
+def _headers() -> Object:
+    def header(description: str, **schema: Any) -> Object:
+        return {"description": description, "schema": schema}
+
+    return {
+        "X-Request-Id": header("The request's id.", type="string"),
+        "X-Headgate-Shard": header("The process that answered.", type="string"),
+        "X-Headgate-Cut": header("What did not fit the model's window, such as `passages=2, turns=1`.", type="string"),
+        "Server-Timing": header(
+            "Milliseconds in each stage's queue (`rag_q`) and in the stage (`rag`).", type="string"
+        ),
+        "Retry-After": header("Seconds until a retry may succeed.", type="integer", minimum=1),
+        "retry-after-ms": header("The same in milliseconds, for the official clients.", type="integer", minimum=1),
+        "x-should-retry": header("`false`: the official clients must not repeat the request.", type="string"),
+        "X-Headgate-Shed-Stage": header("Where no place was left.", type="string"),
+        "X-Headgate-Shed-Reason": header("Why the request was shed.", type="string"),
+    }

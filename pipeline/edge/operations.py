@@ -1,0 +1,72 @@
+"""What is not a prompt: health, readiness, metrics, models, the API's description."""
+
+import time
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+
+from config.schema import RouteSection
+from pipeline.core.errors import UnknownModel
+from pipeline.core.ports import Operations
+from pipeline.edge.call import Call
+from pipeline.edge.errors import MetricsUnavailable
+from pipeline.edge.openai_types import Model, ModelList
+from pipeline.edge.replies import Reply
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+encode = msgspec.json.encode
+
+
+class Healthy(msgspec.Struct, frozen=True):
+    """The process runs and its event loop turns."""
+
+    status: str = "ok"
+
+
+class ReadinessBody(msgspec.Struct, frozen=True):
+    """`ready` tells whether new requests are welcome, `detail` the state of each part."""
+
+    ready: bool
+    detail: dict[str, str]
+
+
+class OperationsHandlers:
+    """`routes` are the server's, by name; they are the models that clients can ask for."""
+
+    def __init__(self, operations: Operations, routes: Mapping[str, RouteSection], description: bytes) -> None:
+        self._operations = operations
+        self._routes = routes
+        self._description = description
+        self._started = int(time.time())
+
+    async def health(self, call: Call) -> web.StreamResponse:
+        return Reply(call, encode(Healthy()))
+
+    async def ready(self, call: Call) -> web.StreamResponse:
+        readiness = self._operations.readiness()
+        body = encode(ReadinessBody(readiness.ready, readiness.detail))
+        return Reply(call, body, status=200 if readiness.ready else 503)
+
+    async def metrics(self, call: Call) -> web.StreamResponse:
+        try:
+            body = await self._operations.metrics()
+        except ConnectionError as error:
+            raise MetricsUnavailable("The supervisor, which renders the metrics, cannot be asked now") from error
+        return Reply(call, body, f"Content-Type: {METRICS_TYPE}\r\n")
+
+    async def openapi(self, call: Call) -> web.StreamResponse:
+        return Reply(call, self._description)
+
+    async def models(self, call: Call) -> web.StreamResponse:
+        models = [Model(id=name, created=self._started) for name in self._routes]
+        return Reply(call, encode(ModelList(data=models)))
+
+    async def model(self, call: Call) -> web.StreamResponse:
+        """Names of routes may have slashes; clients send them as they are, or encoded."""
+        name = unquote(call.request.rel_url.raw_path.removeprefix("/v1/models/"), errors="replace")
+        if name not in self._routes:
+            raise UnknownModel(f"The model {name[:256]!r} does not exist", param="model")
+        return Reply(call, encode(Model(id=name, created=self._started)))

@@ -1,0 +1,199 @@
+"""One connection: aiohttp's HTTP protocol, held to the limits that aiohttp does not have.
+
+aiohttp bounds lines and fields of a head, idle time, and what a client pipelines. Added here: the size of a whole head
+and its time from the first byte, a limit on clients that do not take what is written, errors in JSON, and a cheap
+answer to connections beyond the limit. What is overridden are the callbacks of `asyncio.Protocol` and aiohttp's
+`handle_error`; of aiohttp's private state it reads whether a connection is idle and what was parsed.
+
+The head gate, which refuses requests before their body is read, belongs into `Connection.data_received`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from config.schema import ServerSection
+from pipeline.core.errors import HeadgateError, Overloaded, SlowClient, StageFailed
+from pipeline.core.outcomes import Place, Reason
+from pipeline.edge.errors import HeadTooLarge, MalformedHttp, error_json, refusal_bytes
+
+LINGER_S = 2.0  # how long a refused client may go on sending before it is cut off
+HEADER_LINES_MAX = 128
+REFUSALS_MAX = 256  # refused connections that wait for their answer; more are closed at once
+
+
+class Limits:
+    """The bounds of a connection, and the answers for when they are passed."""
+
+    def __init__(self, server: ServerSection) -> None:
+        self.head_bytes = server.max_head_bytes
+        self.head_seconds = server.head_timeout_ms / 1000
+        self.idle_seconds = server.idle_timeout_ms / 1000
+        self.connections = server.max_connections
+        self.head_too_large = HeadTooLarge(f"The request's head is larger than {self.head_bytes} bytes")
+        self.head_too_slow = SlowClient(f"The request's head did not arrive within {self.head_seconds:g} s")
+        self.too_many = Overloaded(
+            "The server has no connection left; try again later",
+            place=Place.INGRESS.label,
+            reason=Reason.QUEUE_FULL,
+            retry_after=1.0,
+        )
+
+
+class Connection(RequestHandler):
+    __slots__ = ("_head_timer", "_limits", "_received", "_stalled")
+
+    def __init__(self, manager: web.Server, limits: Limits, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._limits = limits
+        self._received = 0  # bytes since the last complete head
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being handled or waiting to be."""
+        waiter = self._waiter
+        return self._request_count == 0 if waiter is None else not waiter.done()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+            if self._received > self._limits.head_bytes:
+                self._refuse_large_heads()
+            self._received = 0
+        elif self.idle:
+            self._head_incomplete(data)
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent: not for ever."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._stalled = self._loop.call_later(self._limits.idle_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self._stalled)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        _cancel(self._stalled)
+        _cancel(self._head_timer)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,  # noqa: ARG002 - aiohttp passes it; the error has its own
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to a head that could not be parsed; other errors have become answers before they get here."""
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            raise ConnectionError("the client has gone, or got a part of its answer")
+        error = _head_error(exc, message, self._limits)
+        response = web.Response(status=error.status, body=error_json(error), content_type="application/json")
+        response.headers["Server"] = "headgate"
+        response.force_close()
+        return response
+
+    def _head_incomplete(self, data: bytes) -> None:
+        if self._received > self._limits.head_bytes:
+            self._refuse(self._limits.head_too_large)
+        elif self._head_timer is None:
+            if not data.strip(b"\r\n"):  # empty lines before a head don't count (RFC 9112, section 2.2)
+                self._received -= len(data)
+                return
+            self._head_timer = self._loop.call_later(self._limits.head_seconds, self._head_overdue)
+
+    def _head_overdue(self) -> None:
+        if self.idle:
+            self._refuse(self._limits.head_too_slow)
+
+    def _refuse_large_heads(self) -> None:
+        for position, (message, _) in enumerate(self._messages):
+            if not isinstance(message, _ErrInfo) and _head_size(message) > self._limits.head_bytes:
+                error = self._limits.head_too_large
+                self._messages[position] = (_ErrInfo(error.status, error, error.message), EMPTY_PAYLOAD)
+
+    def _refuse(self, error: HeadgateError) -> None:
+        """Answers where no request is being handled. What still comes in is read and forgotten for a while: closing at
+        once would reset the connection, and the answer could be lost."""
+        transport = self.transport
+        self.close()
+        if transport is not None:
+            self._head_timer = _answer_and_linger(transport, refusal_bytes(error))
+
+
+class Refusal(asyncio.Protocol):
+    """A connection beyond the limit: whatever it sends first is answered with 503. `count` is told its first bytes."""
+
+    def __init__(self, limits: Limits, waiting: set["Refusal"], count: Callable[[bytes], None]) -> None:
+        self._limits = limits
+        self._waiting = waiting
+        self._count = count
+        self._answered = False
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if len(self._waiting) >= REFUSALS_MAX:
+            self._transport.abort()
+            return
+        self._waiting.add(self)
+        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None or self._answered:
+            return
+        self._answered = True
+        self._count(data)
+        _cancel(self._timer)
+        self._timer = _answer_and_linger(self._transport, refusal_bytes(self._limits.too_many))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio.Protocol has it
+        self._waiting.discard(self)
+        _cancel(self._timer)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _answer_and_linger(transport: asyncio.Transport, answer: bytes) -> asyncio.TimerHandle:
+    transport.write(answer)
+    transport.write_eof()
+    return asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
+
+
+def _head_size(message: RawRequestMessage) -> int:
+    """Bytes of a head on the wire, about: method, target, version and header lines."""
+    fields = sum([len(name) + len(value) + 4 for name, value in message.raw_headers])
+    return len(message.method) + len(message.path) + 14 + fields
+
+
+def _head_error(error: BaseException | None, message: str | None, limits: Limits) -> HeadgateError:
+    if isinstance(error, HeadgateError):
+        return error
+    if isinstance(error, LineTooLong) or (message or "").startswith("Too many headers"):
+        return limits.head_too_large
+    if isinstance(error, HttpProcessingError):
+        what = (message or str(error)).partition("\n")[0].rstrip(":")
+        return MalformedHttp(f"The request is not HTTP as it should be: {what}")
+    return StageFailed("The server failed on this request")

@@ -1,0 +1,1 @@
+"""Seeing what the pipeline does: counters in shared memory, their exposition, and logs."""

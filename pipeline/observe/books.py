@@ -1,0 +1,54 @@
+"""What a block of counters says about requests, and how a dead shard's block is balanced."""
+
+from collections.abc import Iterable, Iterator
+
+from pipeline.core.outcomes import OUTCOME_OF, Outcome, Place, Reason
+from pipeline.observe.layout import PLACES, REASONS, UNROUTED, Cells, MetricsLayout, RouteCells
+
+_ENDINGS = tuple((place, reason) for place in PLACES for reason in REASONS)
+
+
+def endings(route: RouteCells, cells: Cells) -> Iterator[tuple[Place | None, Reason, int]]:
+    """How a route's requests ended: every combination that happened. The place of a lost request is not known."""
+    for index, (place, reason) in enumerate(_ENDINGS, route.outcomes):
+        if number := cells[index]:
+            yield place, reason, number
+    if lost := cells[route.lost]:
+        yield None, Reason.SHARD_LOST, lost
+
+
+def still_open(route: RouteCells, cells: Cells) -> int:
+    """How many of a route's requests have not ended."""
+    return cells[route.offered] - sum(number for _, _, number in endings(route, cells))
+
+
+def unrouted(layout: MetricsLayout, cells: Cells) -> int:
+    """How many requests have arrived and are not yet offered to any route."""
+    return cells[layout.opened] - sum(cells[route.offered] for route in layout.routes.values())
+
+
+def book_lost(layout: MetricsLayout, cells: Cells) -> int:
+    """Ends every open request of a dead shard's block as failed (`shard_lost`) and zeroes its gauges; returns how many.
+
+    For the supervisor, once the shard is gone and before a replacement writes to the block.
+    """
+    cells[layout.routes[UNROUTED].offered] += unrouted(layout, cells)
+    lost = 0
+    for route in layout.routes.values():
+        number = still_open(route, cells)
+        cells[route.lost] += number
+        lost += number
+    for index in layout.gauges():
+        cells[index] = 0
+    return lost
+
+
+def totals(layout: MetricsLayout, blocks: Iterable[Cells]) -> dict[str, int]:
+    """Requests offered, and ended by outcome, over all routes."""
+    summed = {"offered": 0, **{outcome.value: 0 for outcome in Outcome}}
+    for cells in blocks:
+        for route in layout.routes.values():
+            for _, reason, number in endings(route, cells):
+                summed[OUTCOME_OF[reason].value] += number
+            summed["offered"] += cells[route.offered]
+    return summed

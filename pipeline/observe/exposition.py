@@ -1,0 +1,202 @@
+"""The counters of all shards, summed up and rendered in Prometheus' text format. For the supervisor only: no other
+process imports prometheus_client."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from pipeline.core.outcomes import OUTCOME_OF, Place, Reason
+from pipeline.observe.books import endings, still_open, unrouted
+from pipeline.observe.layout import UNROUTED, HistogramCells, MetricsLayout
+from pipeline.observe.procfs import usage
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_PREFIX = "headgate_"
+_UNKNOWN = "-"
+
+# Shown from the start, as 0, so that a rate over the first request of its kind is not lost: one for each outcome.
+_FIRST_ENDINGS = (
+    (Place.STREAM, Reason.DONE),
+    (Place.INFERENCE, Reason.QUEUE_FULL),
+    (Place.INGRESS, Reason.INVALID),
+    (Place.INFERENCE, Reason.DEADLINE),
+    (Place.STREAM, Reason.CLIENT_GONE),
+    (Place.INFERENCE, Reason.BACKEND_STATUS),
+)
+
+
+class ProcessFacts(NamedTuple):
+    """What the supervisor knows about a process. `shard` is None for itself and the knowledge process; `started` is in
+    seconds since the epoch; a process that does not run has pid 0."""
+
+    name: str
+    shard: int | None
+    pid: int
+    started: float
+    ready: bool
+    restarts: int
+
+
+class Exposition(Collector):
+    """`blocks` are the shards' counters by index; `processes` is asked at every scrape."""
+
+    def __init__(
+        self,
+        layout: MetricsLayout,
+        blocks: Sequence[memoryview],
+        processes: Callable[[], Sequence[ProcessFacts]],
+        version: str,
+    ) -> None:
+        self._layout = layout
+        self._blocks = blocks
+        self._processes = processes
+        self._version = version
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the names are ours alone, and registering must not read the counters."""
+        return []
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        blocks = [block.tolist() for block in self._blocks]  # copied upwards, see MetricsLayout
+        cells = [sum(column) for column in zip(*blocks, strict=True)]
+        yield from self._requests(cells)
+        yield from self._stages(cells)
+        yield from self._answers(cells)
+        yield from self._shards(blocks)
+        yield from self._of_processes()
+
+    def _requests(self, cells: list[int]) -> Iterator[Metric]:
+        offered = _counter("requests_offered", "Requests that asked for a route; '-': that never had one.", "route")
+        ended = _counter(
+            "requests", "Requests by how, where and why they ended.", "route", "outcome", "stage", "reason"
+        )
+        opened = _gauge("requests_open", "Requests offered to a route that have not ended.", "route")
+        for route in self._layout.routes.values():
+            offered.add_metric([route.name], cells[route.offered])
+            opened.add_metric([route.name], still_open(route, cells))
+            counts: dict[tuple[Place | None, Reason], int] = dict.fromkeys(_FIRST_ENDINGS, 0)
+            if route.name == UNROUTED:
+                counts.clear()
+            counts |= {(place, reason): number for place, reason, number in endings(route, cells)}
+            for (place, reason), number in counts.items():
+                stage = _UNKNOWN if place is None else place.label
+                ended.add_metric([route.name, OUTCOME_OF[reason].value, stage, reason.value], number)
+        waiting = _gauge("requests_unrouted", "Requests whose route is not known yet; not counted as offered.")
+        waiting.add_metric([], unrouted(self._layout, cells))
+        yield from (offered, ended, opened, waiting)
+
+    def _stages(self, cells: list[int]) -> Iterator[Metric]:
+        depth = _gauge("queue_depth", "Requests waiting in front of a stage.", "stage")
+        capacity = _gauge("queue_capacity", "Places in front of a stage.", "stage")
+        active = _gauge("stage_active", "Requests in a stage.", "stage")
+        offered = _counter("queue_offered", "Requests that were to be put in front of a stage.", "stage")
+        taken = _counter("queue_taken", "Requests that a stage took.", "stage")
+        shed = _counter("queue_shed", "Requests that found no place in front of a stage.", "stage")
+        sojourn = _histogram("queue_sojourn_seconds", "Time in the queue in front of a stage.", "stage")
+        service = _histogram("stage_seconds", "Time that a stage worked on a request.", "stage")
+        for place, s in self._layout.stages.items():
+            label = [place.label]
+            for family, index in (
+                (depth, s.depth),
+                (capacity, s.capacity),
+                (active, s.active),
+                (offered, s.offered),
+                (taken, s.taken),
+                (shed, s.shed),
+            ):
+                family.add_metric(label, cells[index])
+            _add_histogram(sojourn, label, s.sojourn, cells)
+            _add_histogram(service, label, s.service, cells)
+        yield from (depth, capacity, active, offered, taken, shed, sojourn, service)
+
+    def _answers(self, cells: list[int]) -> Iterator[Metric]:
+        first = _histogram(
+            "time_to_first_token_seconds", "From a request's arrival to its answer's first delta.", "route", "worker"
+        )
+        gaps = _histogram("inter_token_latency_seconds", "Between deltas; those that came together share it.", "worker")
+        tokens = _counter("tokens", "Tokens as workers counted them.", "direction", "route", "worker")
+        deltas = _counter("deltas", "Deltas that workers delivered.", "route", "worker")
+        inflight = _gauge("worker_inflight", "Open requests that a worker was called for.", "worker")
+        for route in self._layout.routes.values():
+            if route.name == UNROUTED:
+                continue
+            labels = [route.name, route.worker]
+            _add_histogram(first, labels, route.first_token, cells)
+            tokens.add_metric(["prompt", *labels], cells[route.prompt_tokens])
+            tokens.add_metric(["completion", *labels], cells[route.completion_tokens])
+            deltas.add_metric(labels, cells[route.deltas])
+        for worker in self._layout.workers.values():
+            inflight.add_metric([worker.name], cells[worker.inflight])
+            _add_histogram(gaps, [worker.name], worker.inter_token, cells)
+        yield from (first, gaps, tokens, deltas, inflight)
+
+    def _shards(self, blocks: list[list[int]]) -> Iterator[Metric]:
+        connections = _gauge("connections", "Open client connections.", "shard")
+        lag = _histogram("event_loop_lag_seconds", "How late a shard's event loop ran its timer.", "shard")
+        dropped = _counter("log_lines_dropped", "Log lines lost because nobody read them in time.", "shard")
+        for shard, cells in enumerate(blocks):
+            label = [str(shard)]
+            connections.add_metric(label, cells[self._layout.connections])
+            dropped.add_metric(label, cells[self._layout.lines_dropped])
+            _add_histogram(lag, label, self._layout.lag, cells)
+        yield from (connections, lag, dropped)
+
+    def _of_processes(self) -> Iterator[Metric]:
+        build = _gauge("build_info", "Always 1; the version that runs.", "version")
+        build.add_metric([self._version], 1)
+        shards = _counter("shard_restarts", "How often a shard was started again.", "shard")
+        knowledge = _counter("knowledge_restarts", "How often the knowledge process was started again.")
+        ready = _gauge("process_ready", "1 when a process does its work.", "process")
+        started = _gauge("process_start_time_seconds", "When a process started, since the epoch.", "process")
+        resident = _gauge("process_resident_memory_bytes", "Memory that a process occupies.", "process")
+        cpu = _counter("process_cpu_seconds", "User and system time of a process.", "process")
+        descriptors = _gauge("process_open_fds", "File descriptors that a process has open.", "process")
+        for facts in self._processes():
+            label = [facts.name]
+            ready.add_metric(label, int(facts.ready))
+            if facts.shard is not None:
+                shards.add_metric([str(facts.shard)], facts.restarts)
+            elif facts.name == "knowledge":
+                knowledge.add_metric([], facts.restarts)
+            used = usage(facts.pid) if facts.pid else None
+            if used is None:
+                continue
+            started.add_metric(label, facts.started)
+            resident.add_metric(label, used.resident_bytes)
+            cpu.add_metric(label, used.cpu_seconds)
+            descriptors.add_metric(label, used.open_fds)
+        yield from (build, shards, knowledge, ready, started, resident, cpu, descriptors)
+
+
+def _counter(name: str, documentation: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(_PREFIX + name, documentation, labels=labels)
+
+
+def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, documentation, labels=labels)
+
+
+def _histogram(name: str, documentation: str, *labels: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(_PREFIX + name, documentation, labels=labels)
+
+
+def _add_histogram(
+    family: HistogramMetricFamily, labels: Sequence[str], histogram: HistogramCells, cells: Sequence[int]
+) -> None:
+    """Our buckets count their own interval, Prometheus' count everything below their bound."""
+    buckets: list[tuple[str, float]] = []
+    below = 0
+    bounds = (*(repr(bound) for bound in histogram.bounds), "+Inf")
+    for index, bound in enumerate(bounds, histogram.first):
+        below += cells[index]
+        buckets.append((bound, below))
+    family.add_metric(labels, buckets, cells[histogram.total] / 1e9)

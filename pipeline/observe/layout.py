@@ -1,0 +1,180 @@
+"""Where each number lives in a shard's block of shared memory: a row of 64-bit cells, laid out from the configuration.
+
+Shards write cells, the supervisor reads them; both make the same layout from the same routes and workers.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from pipeline.core.outcomes import STAGES, Place, Reason
+
+UNROUTED = "-"  # the route of requests that never had one
+PLACES = tuple(Place)
+REASONS = tuple(Reason)
+
+# Upper bounds of buckets, in seconds.
+QUEUE_BOUNDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
+STAGE_BOUNDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    120.0,
+)
+FIRST_TOKEN_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 60.0)
+INTER_TOKEN_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
+LAG_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+_CACHE_LINE = 8  # cells: two shards never write to the same line
+
+
+class Cells(Protocol):
+    """A block, or anything else that is indexed by cell: a memoryview of format "Q", in tests a list."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class HistogramCells(NamedTuple):
+    """`len(bounds) + 1` buckets from `first` on, each counting its own interval; `total` sums up nanoseconds."""
+
+    first: int
+    total: int
+    bounds: tuple[float, ...]
+
+
+class StageCells(NamedTuple):
+    depth: int
+    capacity: int
+    active: int
+    offered: int
+    taken: int
+    shed: int
+    sojourn: HistogramCells
+    service: HistogramCells
+
+
+class RouteCells(NamedTuple):
+    """`outcomes` is the first of `len(PLACES) * len(REASONS)` cells; `lost` is written by the supervisor only."""
+
+    name: str
+    worker: str
+    outcomes: int
+    lost: int
+    offered: int
+    first_token: HistogramCells
+    prompt_tokens: int
+    completion_tokens: int
+    deltas: int
+
+
+class WorkerCells(NamedTuple):
+    name: str
+    inflight: int
+    inter_token: HistogramCells
+
+
+class _Allocator:
+    """Hands out cells, in order."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def take(self, cells: int = 1) -> int:
+        """The first of `cells` new ones."""
+        first = self.used
+        self.used += cells
+        return first
+
+    def histogram(self, bounds: tuple[float, ...]) -> HistogramCells:
+        return HistogramCells(self.take(len(bounds) + 1), self.take(), bounds)
+
+    def stage(self) -> StageCells:
+        return StageCells(
+            depth=self.take(),
+            capacity=self.take(),
+            active=self.take(),
+            offered=self.take(),
+            taken=self.take(),
+            shed=self.take(),
+            sojourn=self.histogram(QUEUE_BOUNDS),
+            service=self.histogram(STAGE_BOUNDS),
+        )
+
+    def route(self, name: str, worker: str, outcomes: int, lost: int, offered: int) -> RouteCells:
+        return RouteCells(
+            name=name,
+            worker=worker,
+            outcomes=outcomes,
+            lost=lost,
+            offered=offered,
+            first_token=self.histogram(FIRST_TOKEN_BOUNDS),
+            prompt_tokens=self.take(),
+            completion_tokens=self.take(),
+            deltas=self.take(),
+        )
+
+
+class MetricsLayout:
+    """The cells of one block. `routes` says which worker serves each route.
+
+    A block is copied upwards while its shard writes to it. So that nothing ever seems to have ended before it was
+    offered, or to be offered before it arrived, all outcomes lie below all `offered`, and those below `opened`.
+    """
+
+    def __init__(self, routes: Mapping[str, str]) -> None:
+        names = (UNROUTED, *routes)
+        allocator = _Allocator()
+        outcomes = [allocator.take(len(PLACES) * len(REASONS)) for _ in names]
+        lost = [allocator.take() for _ in names]
+        offered = [allocator.take() for _ in names]
+        self.opened = allocator.take()
+        self.connections = allocator.take()
+        self.lines_dropped = allocator.take()
+        self.lag = allocator.histogram(LAG_BOUNDS)
+        self.stages = {place: allocator.stage() for place in STAGES}
+        self.routes = {
+            name: allocator.route(name, routes.get(name, UNROUTED), *cells)
+            for name, *cells in zip(names, outcomes, lost, offered, strict=True)
+        }
+        self.workers = {
+            name: WorkerCells(name, allocator.take(), allocator.histogram(INTER_TOKEN_BOUNDS))
+            for name in dict.fromkeys(routes.values())
+        }
+        self.size = -(-allocator.used // _CACHE_LINE) * _CACHE_LINE
+
+    def gauges(self) -> list[int]:
+        """The cells that tell what is now, not what has been: meaningless once their shard is dead."""
+        stages = [cell for s in self.stages.values() for cell in (s.depth, s.capacity, s.active)]
+        return [self.connections, *stages, *(w.inflight for w in self.workers.values())]

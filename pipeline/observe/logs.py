@@ -1,0 +1,127 @@
+"""The logging of one process, set up once: structlog, with the standard library's loggers led into it.
+
+Lines go to standard error: coloured text at a terminal, otherwise JSON, an object a line.
+"""
+
+import json
+import logging
+import os
+from collections.abc import MutableMapping
+from typing import Any
+
+import msgspec
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+from config.schema import LoggingSection
+from pipeline.core.ports import Hooks
+from pipeline.observe.lines import LineWriter
+from pipeline.observe.requests import ConsoleRequestLog, FaultLog, JsonRequestLog, PromptLog
+
+_STDERR = 2
+_OF_SEVERAL_LINES = ("exception", "frames")
+
+
+class Logs:
+    """Owns the process's log lines. `process` is named on each: "supervisor", "knowledge", "shard 0"."""
+
+    def __init__(self, section: LoggingSection, process: str, descriptor: int = _STDERR) -> None:
+        self.writer = LineWriter(descriptor)
+        self._section = section
+        self._process = process
+        self._level = logging.getLevelNamesMapping()[section.level.upper()]
+        terminal = os.isatty(descriptor)
+        self._console = section.format == "console" or (section.format == "auto" and terminal)
+        self._configure(colours=terminal and "NO_COLOR" not in os.environ)
+        self.log: FilteringBoundLogger = structlog.get_logger()
+        self.writer.on_recovery = self._report_dropped
+
+    def hooks(self) -> list[Hooks]:
+        """What the configuration wants to be logged about requests; empty costs nothing."""
+        hooks: list[Hooks] = []
+        if self._level <= logging.INFO:
+            hooks.append(ConsoleRequestLog(self.log) if self._console else JsonRequestLog(self.writer, self._process))
+        hooks.append(FaultLog(self.log, messages=self._section.prompts))
+        if self._section.prompts and self._level <= logging.DEBUG:
+            hooks.append(PromptLog(self.log))
+        return hooks
+
+    def close(self) -> None:
+        """Writes what waits. Later lines are lost."""
+        logging.getLogger().handlers.clear()
+        self.writer.close()
+
+    def _configure(self, *, colours: bool) -> None:
+        processors: list[Processor] = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            self._name_process,
+        ]
+        if self._console:
+            # Not the default traceback: it shows local variables, and so prompts.
+            plain = structlog.dev.plain_traceback
+            processors += [_printable, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
+        else:
+            processors += [structlog.processors.format_exc_info, _to_json]
+        structlog.configure(
+            processors=processors,
+            wrapper_class=structlog.make_filtering_bound_logger(self._level),
+            logger_factory=lambda *_: _Lines(self.writer),
+            cache_logger_on_first_use=True,
+        )
+        logging.basicConfig(level=self._level, handlers=[_Forward(structlog.get_logger())], force=True)
+        logging.captureWarnings(capture=True)
+
+    def _name_process(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = self._process
+        return event
+
+    def _report_dropped(self, number: int) -> None:
+        self.log.warning("log_lines_dropped", count=number)
+
+
+class _Lines:
+    """What structlog writes to: the method's name was the level, which the line already says."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    def msg(self, line: str | bytes) -> None:
+        self._writer.write((line.encode(errors="backslashreplace") if isinstance(line, str) else line) + b"\n")
+
+    debug = info = warning = error = critical = exception = log = msg
+
+
+class _Forward(logging.Handler):
+    """Leads what libraries log with the standard library into structlog."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        except Exception:  # noqa: BLE001 - a line that cannot be rendered must not break the code that logs it
+            self.handleError(record)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=repr)
+
+
+def _to_json(_: Any, __: str, event: MutableMapping[str, Any]) -> bytes:
+    """What every line has comes first, in the order of the `request` lines."""
+    first = {key: event.pop(key) for key in ("event", "timestamp", "level", "process")}
+    line = first | dict(event)
+    try:
+        return _encoder.encode(line)
+    except (UnicodeEncodeError, OverflowError):  # text from outside that is no Unicode, a number beyond 64 bits
+        return json.dumps(line, default=repr).encode()
+
+
+def _printable(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Text from outside must not write to the terminal what it likes."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and key not in _OF_SEVERAL_LINES:
+            event[key] = repr(value)
+    return event

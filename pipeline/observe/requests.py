@@ -1,0 +1,161 @@
+"""One line for each ended request. It is on the data path, so a JSON line goes around structlog's processors."""
+
+import json
+import traceback
+from datetime import UTC, datetime
+
+import msgspec
+from structlog.typing import FilteringBoundLogger
+
+from pipeline.core.errors import BackendFailed
+from pipeline.core.messages import PromptRequest
+from pipeline.core.outcomes import OUTCOME_OF, Place, Reason
+from pipeline.core.ports import Hooks
+from pipeline.core.ticket import Ticket
+from pipeline.observe.lines import LineWriter
+
+_LABELS = tuple(place.label for place in Place)
+
+
+class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Milliseconds; a stage that the request did not enter is absent."""
+
+    rag: float | None = None
+    assemble: float | None = None
+    inference: float | None = None
+    post: float | None = None
+    stream: float | None = None
+
+
+class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="event", tag="request"):
+    """What is logged about a request: how it went, never what it said. Absent keys: not known, or nothing."""
+
+    timestamp: datetime
+    level: str
+    process: str
+    request_id: str
+    route: str
+    worker: str
+    outcome: str
+    stage: str
+    reason: str
+    stream: bool
+    duration_ms: float
+    queue_ms: StageTimes
+    stage_ms: StageTimes
+    session_id: str | None = None
+    first_token_ms: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    deltas: int = 0
+    passages: int = 0
+    cut_passages: int = 0
+    cut_turns: int = 0
+    degraded: bool = False
+    backend_status: int | None = None
+
+
+def record_of(ticket: Ticket, process: str) -> RequestRecord:
+    """Raises ValueError when the request has not ended."""
+    ending, usage, cut, first = ticket.ending, ticket.usage, ticket.cut, ticket.first_delta
+    if ending is None or ticket.ended is None:
+        raise ValueError(f"request {ticket.request_id} has not ended")
+    error = ending.error
+    return RequestRecord(  # by position: half the time of naming them
+        datetime.now(UTC),
+        "info",
+        process,
+        ticket.request_id,
+        ticket.route,
+        ticket.worker,
+        OUTCOME_OF[ending.reason].value,
+        _LABELS[ending.place],
+        ending.reason.value,
+        ticket.stream,
+        _ms(ticket.ended - ticket.arrived),
+        StageTimes(*map(_ms_or_none, ticket.sojourn)),
+        StageTimes(*map(_ms_or_none, ticket.service)),
+        ticket.session_id,
+        None if first is None else _ms(first),
+        None if usage is None else usage.prompt_tokens,
+        None if usage is None else usage.completion_tokens,
+        ticket.chunks,
+        ticket.passages,
+        0 if cut is None else cut.passages,
+        0 if cut is None else cut.turns,
+        ticket.degraded,
+        error.backend_status if isinstance(error, BackendFailed) else None,
+    )
+
+
+class JsonRequestLog(Hooks):
+    """For machines."""
+
+    def __init__(self, writer: LineWriter, process: str) -> None:
+        self._writer = writer
+        self._process = process
+        self._encode = msgspec.json.Encoder().encode
+
+    def after_end(self, ticket: Ticket) -> None:
+        record = record_of(ticket, self._process)
+        try:
+            line = self._encode(record)
+        except (UnicodeEncodeError, OverflowError):  # clients choose session ids, backends token counts
+            line = json.dumps(msgspec.to_builtins(record)).encode()
+        self._writer.gather(line + b"\n")
+
+
+class ConsoleRequestLog(Hooks):
+    """The same for people at a terminal, through structlog."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self._log = log
+
+    def after_end(self, ticket: Ticket) -> None:
+        fields = msgspec.to_builtins(record_of(ticket, ""))
+        for key in ("event", "timestamp", "level", "process"):  # structlog's own
+            del fields[key]
+        for key in ("queue_ms", "stage_ms"):
+            fields[key] = " ".join(f"{stage}:{milliseconds}" for stage, milliseconds in fields[key].items())
+        self._log.info("request", **fields)
+
+
+class FaultLog(Hooks):
+    """Where a stage's handler raised, for whoever mends it. The error's message is left out, as it may quote a prompt,
+    unless `messages` is set."""
+
+    def __init__(self, log: FilteringBoundLogger, *, messages: bool) -> None:
+        self._log = log
+        self._messages = messages
+
+    def after_end(self, ticket: Ticket) -> None:
+        ending = ticket.ending
+        if ending is None or ending.reason is not Reason.STAGE_ERROR or ending.error is None:
+            return
+        cause = ending.error.__cause__ or ending.error
+        self._log.error(
+            "stage_failed",
+            request_id=ticket.request_id,
+            stage=_LABELS[ending.place],
+            error=f"{type(cause).__name__}: {cause}" if self._messages else type(cause).__name__,
+            frames="".join(traceback.format_tb(cause.__traceback__)),
+        )
+
+
+class PromptLog(Hooks):
+    """What requests say, at debug level: only where the configuration asks for it."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self._log = log
+
+    def after_submit(self, request: PromptRequest) -> None:
+        messages = [{"role": message.role, "text": message.text} for message in request.messages]
+        self._log.debug("prompt", request_id=request.request_id, route=request.route, messages=messages)
+
+
+def _ms(seconds: float) -> float:
+    return int(seconds * 1e6) / 1e3
+
+
+def _ms_or_none(seconds: float) -> float | None:
+    return int(seconds * 1e6) / 1e3 if seconds else None

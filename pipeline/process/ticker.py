@@ -1,0 +1,40 @@
+"""What a shard does ten times a second: lets its flow act on time, and shows how it is."""
+
+import asyncio
+import time
+
+from pipeline.edge.app import EdgeServer
+from pipeline.observe.lines import LineWriter
+from pipeline.observe.metrics import ShardGauges
+from pipeline.wiring import Pipeline
+
+INTERVAL = 0.1
+
+
+class Ticker:
+    """Its `run` ends only by cancellation, or with an error that the shard must not survive."""
+
+    def __init__(self, pipeline: Pipeline, edge: EdgeServer, gauges: ShardGauges, writer: LineWriter) -> None:
+        self._pipeline = pipeline
+        self._edge = edge
+        self._gauges = gauges
+        self._writer = writer
+        self._dropped = 0
+
+    async def run(self) -> None:
+        due = time.monotonic()
+        while True:
+            self.tick()
+            due = max(due + INTERVAL, time.monotonic())  # what was missed is not made up for
+            await asyncio.sleep(due - time.monotonic())
+            self._gauges.lag(max(0.0, time.monotonic() - due))
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        flow, gauges = self._pipeline.flow, self._gauges
+        flow.tick(now)
+        for stage in flow.stages:
+            gauges.stage(stage.place, stage.inbox.statistics(now), stage.active)
+        gauges.inflight(self._pipeline.ingress.tickets)
+        dropped, self._dropped = self._writer.dropped - self._dropped, self._writer.dropped
+        gauges.process(self._edge.connections, dropped)

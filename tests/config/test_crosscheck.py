@@ -1,0 +1,332 @@
+"""What a type cannot say. Each file has the one problem that is named, and no other."""
+
+from pathlib import Path
+
+import pytest
+
+from config.load import load
+from tests.config.helpers import SMALLEST, problems
+
+ROUTE = '[[routes]]\nname = "r"\nworker = "w"\n'
+ECHO = '[[workers]]\nname = "w"\nkind = "echo"\n'
+OPENAI = '[[workers]]\nname = "w"\nkind = "openai"\nbase_url = "http://x"\n'
+EXTRACTIVE = '[[workers]]\nname = "w"\nkind = "extractive"\n'
+DOCS = '[[collections]]\nname = "docs"\n'
+REDACT = '[[routes.filters]]\nkind = "redact"\npattern = '
+
+# the file; then its problem: path, found, expected (its beginning), nearest
+TABLE = {
+    "two workers of one name": (SMALLEST + ECHO, "workers[1].name", '"w"', "a name of its own: workers[0]", ""),
+    "two routes of one name": (SMALLEST + ROUTE, "routes[1].name", '"r"', "a name of its own: routes[0]", ""),
+    "two collections": (SMALLEST + DOCS + DOCS, "collections[1].name", '"docs"', "a name of its own", ""),
+    "unknown worker": (
+        f"{ECHO}{ROUTE}".replace('name = "w"', 'name = "local"').replace('"w"', '"locla"'),
+        "routes[0].worker",
+        '"locla"',
+        "the name of one of the workers: local",
+        "local",
+    ),
+    "unknown collection": (
+        f'{SMALLEST}collection = "dosc"\n{DOCS}',
+        "routes[0].collection",
+        '"dosc"',
+        "the name of one of the collections: docs",
+        "docs",
+    ),
+    "no collections at all": (
+        f'{SMALLEST}collection = "docs"',
+        "routes[0].collection",
+        '"docs"',
+        "the name of one of the collections; there are none",
+        "",
+    ),
+    "extractive without passages": (
+        EXTRACTIVE + ROUTE,
+        "routes[0].collection",
+        "nothing",
+        "a collection: the worker w answers from its passages alone",
+        "",
+    ),
+    "qdrant without an address": (
+        f'{SMALLEST}{DOCS}store = "qdrant"',
+        "collections[0].url",
+        "nothing",
+        "the address of the server",
+        "",
+    ),
+    "address of no server": (
+        f'{SMALLEST}{DOCS}url = "http://x"',
+        "collections[0].url",
+        "a key for another store",
+        'none: only store = "qdrant" has a server, this one is "embedded"',
+        "",
+    ),
+    "key for no server": (
+        f'{SMALLEST}{DOCS}store = "memory"\napi_key = "env:A"',
+        "collections[0].api_key",
+        "a key for another store",
+        "none",
+        "",
+    ),
+    "folder in a collection's name": (
+        f"{SMALLEST}{DOCS}".replace("docs", "a/../b"),
+        "collections[0].name",
+        '"a/../b"',
+        "a name without /",
+        "",
+    ),
+    "overlap as long as the piece": (
+        f"{SMALLEST}{DOCS}chunk_chars = 500\noverlap_chars = 500",
+        "collections[0].overlap_chars",
+        "500",
+        "less than 500, which is collections[0].chunk_chars",
+        "",
+    ),
+    "route's deadline": (
+        f"{SMALLEST}deadline_ms = 900_001",
+        "routes[0].deadline_ms",
+        "900001",
+        "at most 900,000, which is server.max_deadline_ms",
+        "",
+    ),
+    "server's deadline": (
+        f"server.deadline_ms = 900_001\n{SMALLEST}",
+        "server.deadline_ms",
+        "900001",
+        "at most 900,000, which is server.max_deadline_ms",
+        "",
+    ),
+    "no room for a prompt": (
+        f"{ECHO}answer_tokens = 8192\n{ROUTE}",
+        "workers[0].answer_tokens",
+        "8192",
+        "less than 8,192, which is workers[0].context_tokens",
+        "",
+    ),
+    "both templates": (
+        f'{SMALLEST}template = "a"\ntemplate_file = "a"',
+        "routes[0].template_file",
+        "both template and template_file",
+        "one of the two",
+        "",
+    ),
+    "pattern that does not compile": (
+        f'{SMALLEST}{REDACT}"(a"',
+        "routes[0].filters[0].pattern",
+        "a pattern that does not compile: missing ) at position 2",
+        "a regular expression",
+        "",
+    ),
+    "pattern nested too deeply": (
+        f'{SMALLEST}{REDACT}"{"(" * 2000}{")" * 2000}"',
+        "routes[0].filters[0].pattern",
+        "a pattern that does not compile: maximum recursion depth exceeded while calling a Python object",
+        "a regular expression",
+        "",
+    ),
+    "pattern that matches the empty text": (
+        f'{SMALLEST}{REDACT}"[0-9]*"',
+        "routes[0].filters[0].pattern",
+        "a pattern that matches where there is nothing",
+        "one that matches at least one character",
+        "",
+    ),
+    "pattern that matches a boundary": (
+        f"{SMALLEST}{REDACT}'\\b'",
+        "routes[0].filters[0].pattern",
+        "a pattern that matches where there is nothing",
+        "one that matches at least one character",
+        "",
+    ),
+    "pattern that takes all memory to compile": (
+        f"{SMALLEST}{REDACT}'a{{3,2000000000}}'",
+        "routes[0].filters[0].pattern",
+        "a repetition without a sensible limit",
+        "repetitions of at most 65,536",
+        "",
+    ),
+    "pattern that takes all memory to search": (
+        f"{SMALLEST}{REDACT}'(a(?R)?)'",
+        "routes[0].filters[0].pattern",
+        "a pattern that calls itself",
+        "a regular expression without recursion",
+        "",
+    ),
+    "literal key": (
+        f'{OPENAI}api_key = "sk-1"\n{ROUTE}',
+        "workers[0].api_key",
+        "a text that is no reference, not shown",
+        "env:NAME or file:PATH",
+        "",
+    ),
+    "reference in capitals": (
+        f'{OPENAI}api_key = "ENV:A"\n{ROUTE}',
+        "workers[0].api_key",
+        "a text that is no reference, not shown",
+        "env:NAME or file:PATH",
+        "env:",
+    ),
+    "vault": (
+        f'{OPENAI}api_key = "vault:a#b"\n{ROUTE}',
+        "workers[0].api_key",
+        "a reference to vault:, which is not supported yet",
+        "env:NAME or file:PATH",
+        "",
+    ),
+    "aws": (
+        f'{SMALLEST}{DOCS}store = "qdrant"\nurl = "http://x"\napi_key = "aws:a"',
+        "collections[0].api_key",
+        "a reference to aws:, which is not supported yet",
+        "env:NAME or file:PATH",
+        "",
+    ),
+    "header's name": (
+        f'{OPENAI}headers = {{"a b" = "c"}}\n{ROUTE}',
+        'workers[0].headers."a b"',
+        "a name that no header can have",
+        "letters, digits",
+        "",
+    ),
+    "header of our own": (
+        f'{OPENAI}headers.Content-Length = "3"\n{ROUTE}',
+        "workers[0].headers.Content-Length",
+        "a header that the worker sets itself",
+        "any other header",
+        "",
+    ),
+    "header in two spellings": (
+        f'{OPENAI}headers = {{a = "1", A = "2"}}\n{ROUTE}',
+        "workers[0].headers.A",
+        "the same header twice",
+        "each one once",
+        "",
+    ),
+    "authorization twice": (
+        f'{OPENAI}api_key = "env:A"\nheaders = {{authorization = "1"}}\n{ROUTE}',
+        "workers[0].headers.authorization",
+        "the same header twice",
+        "each one once; api_key sets authorization",
+        "",
+    ),
+    "header with two lines": (
+        f'{OPENAI}headers = {{a = "1\\r\\nb: 2"}}\n{ROUTE}',
+        "workers[0].headers.a",
+        "control characters in a value that is not shown",
+        "one line of text",
+        "",
+    ),
+    "address with a password": (
+        f"{OPENAI}{ROUTE}".replace("//x", "//u:p@x"),
+        "workers[0].base_url",
+        "an address with credentials, not shown",
+        "an address without credentials",
+        "",
+    ),
+    "address without a host": (
+        f"{OPENAI}{ROUTE}".replace("//x", "//:80/v1"),
+        "workers[0].base_url",
+        '"http://:80/v1"',
+        "an address with a host",
+        "",
+    ),
+    "address with an impossible port": (
+        f"{OPENAI}{ROUTE}".replace("//x", "//x:70000"),
+        "workers[0].base_url",
+        '"http://x:70000"',
+        "an address with a host, and a port",
+        "",
+    ),
+    "address with half a bracket": (
+        f"{OPENAI}{ROUTE}".replace("//x", "//[::1"),
+        "workers[0].base_url",
+        '"http://[::1"',
+        "an address with a host",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_each_problem_alone(case, tmp_path):
+    text, path, found, expected, hint = TABLE[case]
+    (problem,) = problems(tmp_path, text)
+    assert (problem.path, problem.found, problem.hint) == (path, found, hint)
+    assert problem.expected.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{OPENAI}{ROUTE}".replace("//x", "//[::1]:8000/v1"),
+        f'{OPENAI}api_key = "file:key"\nheaders = {{X-Title = "é"}}\n{ROUTE}',
+        f'{EXTRACTIVE}{ROUTE}collection = "docs"\n{DOCS}store = "qdrant"\nurl = "http://x"\napi_key = "env:A"',
+        f'{SMALLEST}{REDACT}"[0-9]{{16}}|x+"',
+        f"{SMALLEST}{REDACT}'\\(\\?R'",
+        f"{SMALLEST}deadline_ms = 900_000",
+        f"{ECHO}answer_tokens = 8191\n{ROUTE}",
+    ],
+)
+def test_what_is_just_right(text, tmp_path):
+    (tmp_path / "test.toml").write_text(text)
+    load(tmp_path / "test.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("[[workers]]\nkind = 'echo'\n" + ROUTE, ["workers[0].name"]),
+        ("[[workers]]\nkind = 'echo'\n" * 2 + ROUTE, ["workers[0].name", "workers[1].name"]),
+        ("workers = 5\n" + ROUTE, ["workers"]),
+        (f"{SMALLEST}collection = 'docs'\n[[collections]]\nname = 'd ocs'\n", ["collections[0].name"]),
+        (f"{SMALLEST}{DOCS}chunk_chars = 1\noverlap_chars = 2000", ["collections[0].chunk_chars"]),
+        (f"{SMALLEST}{DOCS}store = 'qdrnt'\nurl = 'http://x'", ["collections[0].store"]),
+        (f"{SMALLEST}{DOCS}store = 'qdrant'\nurl = 'x'", ["collections[0].url"]),
+        (f"{EXTRACTIVE}{ROUTE}collection = 5\n", ["routes[0].collection"]),
+        (f"server.max_deadline_ms = 0\n{SMALLEST}deadline_ms = 1_000_000", ["server.max_deadline_ms"]),
+    ],
+)
+def test_one_mistake_is_reported_once(text, paths, tmp_path):
+    assert [problem.path for problem in problems(tmp_path, text)] == paths
+
+
+def test_a_default_over_a_limit_points_to_the_limit(tmp_path):
+    (problem,) = problems(tmp_path, f"\nserver.max_deadline_ms = 60_000\n{SMALLEST}")
+    assert problem.path == "server.deadline_ms"
+    assert problem.found == "300000"
+    assert problem.where.endswith(":2")
+
+
+def test_a_duplicate_name_still_answers_to_references(tmp_path):
+    unknown = ROUTE.replace('"w"', '"v"')
+    found = [problem.path for problem in problems(tmp_path, f"{ECHO}{ECHO}{ROUTE}{unknown}")]
+    assert found == ["workers[1].name", "routes[1].name", "routes[1].worker"]
+
+
+class TestTemplateFile:
+    TEXT = f'{SMALLEST}template_file = "prompts/a.jinja"'
+
+    def test_is_relative_to_the_configuration_file(self, tmp_path: Path, monkeypatch):
+        (tmp_path / "prompts").mkdir()
+        (tmp_path / "prompts" / "a.jinja").write_text("{{ passages }}")
+        (tmp_path / "test.toml").write_text(self.TEXT)
+        monkeypatch.chdir(tmp_path / "prompts")
+        config = load(Path("../test.toml"), {}).config
+        assert config.routes[0].template_file is not None
+        assert Path(config.routes[0].template_file).is_absolute()
+        assert Path(config.routes[0].template_file).read_text() == "{{ passages }}"
+
+    def test_that_is_not_there(self, tmp_path: Path):
+        (problem,) = problems(tmp_path, self.TEXT)
+        assert problem.path == "routes[0].template_file"
+        assert problem.found == f'"{tmp_path}/prompts/a.jinja": no such file or directory'
+
+    def test_that_is_a_folder(self, tmp_path: Path):
+        (tmp_path / "prompts" / "a.jinja").mkdir(parents=True)
+        (problem,) = problems(tmp_path, self.TEXT)
+        assert problem.found.endswith("is a directory")
+
+    def test_that_is_no_text(self, tmp_path: Path):
+        (tmp_path / "prompts").mkdir()
+        (tmp_path / "prompts" / "a.jinja").write_bytes(b"\xff")
+        (problem,) = problems(tmp_path, self.TEXT)
+        assert problem.found.endswith("bytes that are not UTF-8 on line 1")

@@ -1,0 +1,71 @@
+import pytest
+
+from config.errors import ConfigError
+from config.secrets import resolve
+
+
+def refusal(reference, environ=None):
+    with pytest.raises(ConfigError) as refused:
+        resolve(reference, path="workers[0].api_key", environ=environ or {})
+    (problem,) = refused.value.problems
+    assert problem.path == "workers[0].api_key"
+    return problem
+
+
+def test_from_a_variable():
+    assert resolve("env:KEY", path="x", environ={"KEY": " sk-1\n"}) == "sk-1"
+
+
+def test_from_the_environment_of_the_process(monkeypatch):
+    monkeypatch.setenv("HEADGATE_TEST_KEY", "sk-2")
+    assert resolve("env:HEADGATE_TEST_KEY", path="x") == "sk-2"
+
+
+def test_from_a_file_without_the_newline_at_its_end(tmp_path):
+    (tmp_path / "key").write_text("sk-3\n")
+    assert resolve(f"file:{tmp_path}/key", path="x") == "sk-3"
+
+
+def test_a_variable_that_is_not_set():
+    assert refusal("env:KEY").found == "no environment variable KEY"
+
+
+@pytest.mark.parametrize("value", ["", " \n"])
+def test_an_empty_variable(value):
+    assert refusal("env:KEY", {"KEY": value}).found == "nothing in env:KEY"
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    assert refusal(f"file:{tmp_path}/key").found == f"{tmp_path}/key: no such file or directory"
+
+
+def test_an_empty_file(tmp_path):
+    (tmp_path / "key").touch()
+    assert refusal(f"file:{tmp_path}/key").found == f"nothing in file:{tmp_path}/key"
+
+
+def test_a_file_without_an_end():
+    assert refusal("file:/dev/zero").found == "/dev/zero: a larger file"
+
+
+@pytest.mark.parametrize("secret", ["hunter2\r\nX-Other: 1", "hunter2\x00", "hünter2", "hunter2\udcff"])
+def test_a_secret_that_would_break_a_header_is_refused_and_not_repeated(secret):
+    problem = refusal("env:KEY", {"KEY": secret})
+    assert problem.expected == "one line of printable ASCII"
+    assert "nter2" not in repr(problem)
+
+
+@pytest.mark.parametrize("kind", ["vault", "aws"])
+def test_what_is_not_supported_yet_says_so_and_what_is(kind):
+    problem = refusal(f"{kind}:somewhere")
+    assert f"a reference to {kind}:, which is not supported yet" in problem.found
+    assert problem.expected == "env:NAME or file:PATH"
+
+
+@pytest.mark.parametrize(
+    "reference", ["", "hunter2", "hunter2:x", "env:", "env:hunter2-x", "env:ENV:hunter2", "file:", "$hunter2"]
+)
+def test_what_is_no_reference_is_refused_and_not_repeated(reference):
+    problem = refusal(reference, {"": "x"})
+    assert problem.expected == "env:NAME or file:PATH"
+    assert "hunter2" not in repr(problem)

@@ -1,0 +1,37 @@
+"""Tickets as the flow would leave them, for tests of what is counted and logged."""
+
+from pipeline.core.errors import HeadgateError
+from pipeline.core.outcomes import STAGES, Place, Reason
+from pipeline.core.ports import Hooks
+from pipeline.core.ticket import Ticket
+from workers.base import Usage
+
+ROUTES = {"docs": "small", "chat": "small", "code": "large"}
+
+
+def open_ticket(hooks: Hooks, route: str | None = "docs", request_id: str = "req-1") -> Ticket:
+    """A request that arrived and, unless `route` is None, was routed."""
+    ticket = Ticket(request_id, 0.0, hooks.after_end)
+    hooks.after_open(ticket)
+    if route is not None:
+        ticket.route = route
+        hooks.after_route(ticket)
+    return ticket
+
+
+def end(ticket: Ticket, reason: Reason, place: Place, error: HeadgateError | None = None) -> None:
+    ticket.place = place
+    ticket.end(reason, 2.0, error)
+
+
+def complete(hooks: Hooks, route: str = "docs", request_id: str = "req-1") -> Ticket:
+    """A request through all five stages, each of which it waited 1 ms for and which took 3 ms."""
+    ticket = open_ticket(hooks, route, request_id)
+    ticket.worker = ROUTES[route]
+    ticket.sojourn = [0.001] * len(STAGES)
+    ticket.service = [0.003] * len(STAGES)
+    ticket.first_delta = 0.02
+    ticket.usage = Usage(10, 4)
+    ticket.chunks = 3
+    end(ticket, Reason.DONE, Place.STREAM)
+    return ticket

@@ -1,0 +1,147 @@
+import mmap
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.core.outcomes import Outcome, Place, Reason
+from pipeline.observe.books import book_lost
+from pipeline.observe.exposition import Exposition, ProcessFacts
+from pipeline.observe.layout import MetricsLayout
+from pipeline.observe.metrics import ShardGauges, ShardMetrics
+from tests.observe.requests import ROUTES, complete, end, open_ticket
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+
+
+def block(layout: MetricsLayout) -> memoryview:
+    return memoryview(mmap.mmap(-1, layout.size * 8)).cast("Q")
+
+
+def no_processes() -> list[ProcessFacts]:
+    return []
+
+
+def samples(exposition: Exposition) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(exposition.render().decode())
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def value(found, name, **labels) -> float:
+    return found["headgate_" + name, frozenset(labels.items())]
+
+
+@pytest.fixture
+def layout() -> MetricsLayout:
+    return MetricsLayout(ROUTES)
+
+
+def test_sums_up_shards_and_keeps_the_loops_apart(layout):
+    blocks = [block(layout), block(layout)]
+    for number, cells in enumerate(blocks, 1):
+        for _ in range(number):
+            complete(ShardMetrics(layout, cells))
+        gauges = ShardGauges(layout, cells)
+        gauges.lag(0.003 * number)
+        gauges.process(connections=10 * number, lines_dropped=number)
+    found = samples(Exposition(layout, blocks, no_processes, "1"))
+    assert value(found, "requests_total", route="docs", outcome="completed", stage="stream", reason="done") == 3
+    assert value(found, "stage_seconds_count", stage="post") == 3
+    assert value(found, "stage_seconds_sum", stage="post") == pytest.approx(0.009)
+    assert value(found, "tokens_total", direction="prompt", route="docs", worker="small") == 30
+    assert value(found, "connections", shard="1") == 20
+    assert value(found, "log_lines_dropped_total", shard="1") == 2
+    assert value(found, "event_loop_lag_seconds_sum", shard="0") == pytest.approx(0.003)
+    assert value(found, "event_loop_lag_seconds_count", shard="1") == 1
+
+
+def test_buckets_count_everything_below_their_bound(layout):
+    cells = block(layout)
+    complete(ShardMetrics(layout, cells))
+    found = samples(Exposition(layout, [cells], no_processes, "1"))
+    assert value(found, "queue_sojourn_seconds_bucket", stage="rag", le="0.0005") == 0
+    assert value(found, "queue_sojourn_seconds_bucket", stage="rag", le="0.001") == 1
+    assert value(found, "queue_sojourn_seconds_bucket", stage="rag", le="30.0") == 1
+    assert value(found, "queue_sojourn_seconds_bucket", stage="rag", le="+Inf") == 1
+
+
+def test_every_outcome_of_a_route_is_there_from_the_start(layout):
+    found = samples(Exposition(layout, [block(layout)], no_processes, "1"))
+    for route in ROUTES:
+        shown = {
+            dict(labels)["outcome"]
+            for name, labels in found
+            if name == "headgate_requests_total" and ("route", route) in labels
+        }
+        assert shown == {outcome.value for outcome in Outcome}
+    assert set(found.values()) <= {0.0, 1.0}
+
+
+def test_a_lost_request_has_no_known_stage(layout):
+    cells = block(layout)
+    open_ticket(ShardMetrics(layout, cells), "chat")
+    book_lost(layout, cells)
+    found = samples(Exposition(layout, [cells], no_processes, "1"))
+    assert value(found, "requests_total", route="chat", outcome="failed", stage="-", reason="shard_lost") == 1
+    assert value(found, "requests_open", route="chat") == 0
+
+
+def test_shows_processes_as_the_kernel_sees_them(layout):
+    facts = [
+        ProcessFacts("supervisor", None, os.getpid(), 1234.5, ready=True, restarts=0),
+        ProcessFacts("shard 0", 0, 0, 0.0, ready=False, restarts=2),
+        ProcessFacts("knowledge", None, os.getpid(), 1.0, ready=True, restarts=3),
+    ]
+    found = samples(Exposition(layout, [block(layout)], lambda: facts, "9.9"))
+    assert value(found, "build_info", version="9.9") == 1
+    assert value(found, "process_start_time_seconds", process="supervisor") == 1234.5
+    assert value(found, "process_resident_memory_bytes", process="supervisor") > 5e6
+    assert value(found, "process_cpu_seconds_total", process="supervisor") > 0
+    assert value(found, "process_open_fds", process="supervisor") >= 3
+    assert value(found, "process_ready", process="shard 0") == 0
+    assert value(found, "shard_restarts_total", shard="0") == 2
+    assert value(found, "knowledge_restarts_total") == 3
+    assert ("headgate_process_open_fds", frozenset({("process", "shard 0")})) not in found
+
+
+def test_the_reference_lists_every_metric_and_no_other(layout):
+    facts = [ProcessFacts("knowledge", None, os.getpid(), 1.0, ready=True, restarts=0)]
+    text = Exposition(layout, [block(layout)], lambda: facts, "1").render().decode()
+    rendered = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    described = set(re.findall(r"^\| `(headgate_[a-z_]+)", REFERENCE.read_text(), re.MULTILINE))
+    assert described == rendered
+
+
+@pytest.mark.slow
+def test_nothing_ends_before_it_was_offered_even_while_a_shard_writes(layout):
+    """Another process writes without pause: a copy of its block is never one moment, and yet never absurd."""
+    cells = block(layout)
+    writer = os.fork()
+    if writer == 0:
+        metrics = ShardMetrics(layout, cells)
+        while True:
+            complete(metrics)
+            end(open_ticket(metrics, None), Reason.INVALID, Place.INGRESS)
+    try:
+        exposition = Exposition(layout, [cells], no_processes, "1")
+        until = time.monotonic() + 0.7
+        while time.monotonic() < until:
+            found = samples(exposition)
+            opened = value(found, "requests_open", route="docs")
+            offered = value(found, "requests_offered_total", route="docs")
+            ended = sum(
+                v
+                for (name, labels), v in found.items()
+                if name == "headgate_requests_total" and ("route", "docs") in labels
+            )
+            assert opened >= 0
+            assert value(found, "requests_unrouted") >= 0
+            assert offered == ended + opened
+        assert offered > 0
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)

@@ -1,0 +1,294 @@
+import asyncio
+import json
+import logging
+import os
+import pty
+import warnings
+
+import pytest
+import structlog
+
+from config.schema import LoggingSection
+from pipeline.core.errors import BackendFailed, StageFailed
+from pipeline.core.messages import Cut, PromptRequest
+from pipeline.core.outcomes import Place, Reason
+from pipeline.core.ports import Hooks
+from pipeline.observe.layout import MetricsLayout
+from pipeline.observe.logs import Logs
+from pipeline.observe.metrics import ShardMetrics
+from pipeline.observe.observers import Observers
+from tests.observe.requests import ROUTES, complete, end, open_ticket
+from workers.base import ChatMessage, Parameters, Usage
+
+
+@pytest.fixture
+def log_file(tmp_path):
+    """A descriptor to log to, and what has been logged there."""
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    yield descriptor, lambda: [json.loads(line) for line in path.read_text().splitlines()]
+    os.close(descriptor)
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def start(log_file):
+    started: list[Logs] = []
+
+    def start(**section) -> Logs:
+        started.append(Logs(LoggingSection(**section), "shard 0", log_file[0]))
+        return started[-1]
+
+    yield start
+    for logs in started:
+        logs.close()
+
+
+def hooks_of(logs: Logs) -> Observers:
+    layout = MetricsLayout(ROUTES)
+    return Observers(ShardMetrics(layout, [0] * layout.size), logs.hooks())
+
+
+class TestLines:
+    def test_are_json_objects_that_name_their_process(self, start, log_file):
+        start().log.info("started", port=8080, path=object)
+        (line,) = log_file[1]()
+        assert line["event"] == "started"
+        assert line["level"] == "info"
+        assert line["process"] == "shard 0"
+        assert line["port"] == 8080
+        assert line["timestamp"].endswith("Z")
+        assert "object" in line["path"]
+
+    def test_below_the_level_are_not_made(self, start, log_file):
+        logs = start(level="warning")
+        logs.log.info("not", value=1)
+        logs.log.warning("this")
+        assert [line["event"] for line in log_file[1]()] == ["this"]
+
+    def test_of_libraries_go_the_same_way(self, start, log_file):
+        start()
+        logging.getLogger("aiohttp.server").error("broken %s", "pipe")
+        logging.getLogger("aiohttp.server").debug("nobody asked")
+        (line,) = log_file[1]()
+        assert (line["event"], line["logger"], line["level"]) == ("broken pipe", "aiohttp.server", "error")
+
+    def test_of_the_event_loop_go_the_same_way(self, start, log_file):
+        start()
+
+        async def forget() -> None:
+            async def fail() -> None:
+                raise ValueError("nobody looked")
+
+            task = asyncio.create_task(fail())
+            await asyncio.sleep(0)
+            del task
+            await asyncio.sleep(0)
+
+        asyncio.run(forget())
+        (line,) = log_file[1]()
+        assert line["logger"] == "asyncio"
+        assert "ValueError: nobody looked" in line["exception"]
+
+    def test_warnings_go_the_same_way(self, start, log_file):
+        start()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            logging.captureWarnings(capture=False)
+            logging.captureWarnings(capture=True)
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
+        assert "DeprecationWarning: old" in log_file[1]()[0]["event"]
+
+    def test_exceptions_do_not_show_local_variables(self, start, log_file):
+        logs = start()
+        prompt = "my secret question"
+        try:
+            {}[len(prompt)]
+        except KeyError:
+            logs.log.exception("failed")
+        (line,) = log_file[1]()
+        assert "KeyError: 18" in line["exception"]
+        assert prompt not in json.dumps(line)
+
+
+class TestConsole:
+    def test_is_chosen_at_a_terminal(self, monkeypatch):
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        master, slave = pty.openpty()
+        os.set_blocking(master, False)
+        try:
+            logs = Logs(LoggingSection(), "shard 0", slave)
+            logs.log.info("started", port=8080)
+            complete(hooks_of(logs))
+            logs.close()
+            text = os.read(master, 65_536).decode()
+        finally:
+            os.close(master)
+            os.close(slave)
+        assert "\x1b[" in text
+        assert "started" in text
+        assert "rag:1.0 assemble:1.0" in text
+        assert "completed" in text
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(text.splitlines()[0])
+
+    def test_can_be_asked_for_without_a_terminal(self, start, log_file, tmp_path):
+        logs = start(format="console")
+        logs.log.info("started", port=8080)
+        text = (tmp_path / "log").read_text()
+        assert "started" in text
+        assert "\x1b[" not in text
+
+    def test_text_from_outside_cannot_write_to_the_terminal(self, start, tmp_path):
+        logs = start(format="console")
+        ticket = open_ticket(hooks_of(logs))
+        ticket.session_id = "\x1b[2J\nfake line"
+        end(ticket, Reason.DONE, Place.STREAM)
+        text = (tmp_path / "log").read_text()
+        assert "\x1b" not in text
+        assert len(text.splitlines()) == 1
+        assert "fake line" in text
+
+
+class TestRequests:
+    @pytest.mark.parametrize("form", ["json", "console"])
+    def test_no_session_id_and_no_token_count_is_too_odd(self, start, tmp_path, form):
+        logs = start(format=form)
+        hooks = hooks_of(logs)
+        ticket = open_ticket(hooks)
+        ticket.session_id = "caf\udce9"  # a byte that is no UTF-8, as HTTP heads are decoded
+        end(ticket, Reason.DONE, Place.STREAM)
+        ticket = open_ticket(hooks)
+        ticket.usage = Usage(10**30, 1)
+        end(ticket, Reason.DONE, Place.STREAM)
+        logs.log.info("odd", text="\udce9")
+        text = (tmp_path / "log").read_text()
+        assert "observer_failed" not in text
+        assert len(text.splitlines()) == 3
+        assert "udce9" in text
+        assert str(10**30) in text
+
+    def test_a_log_that_fails_hurts_nobody(self, start, log_file):
+        class Broken(Hooks):
+            def after_end(self, ticket):
+                raise ZeroDivisionError
+
+        start()
+        layout = MetricsLayout(ROUTES)
+        cells = [0] * layout.size
+        complete(Observers(ShardMetrics(layout, cells), [Broken()]))
+        (line,) = log_file[1]()
+        assert (line["event"], line["request_id"]) == ("observer_failed", "req-1")
+
+    def test_one_line_says_how_it_went(self, start, log_file):
+        logs = start()
+        hooks = hooks_of(logs)
+        ticket = open_ticket(hooks)
+        ticket.session_id = "s-1"
+        ticket.stream = True
+        ticket.cut = Cut(passages=2, turns=1)
+        ticket.passages = 4
+        ticket.worker = "small"
+        ticket.sojourn[0], ticket.service[0] = 0.0012345, 0.5
+        error = BackendFailed("The backend failed: and quoted the prompt", reason="backend_status", backend_status=503)
+        end(ticket, Reason.BACKEND_STATUS, Place.INFERENCE, error)
+        logs.writer.flush()
+        (line,) = log_file[1]()
+        timestamp = line.pop("timestamp")
+        assert timestamp.endswith("Z")
+        assert line == {
+            "event": "request",
+            "level": "info",
+            "process": "shard 0",
+            "request_id": "req-1",
+            "session_id": "s-1",
+            "route": "docs",
+            "worker": "small",
+            "outcome": "failed",
+            "stage": "inference",
+            "reason": "backend_status",
+            "backend_status": 503,
+            "stream": True,
+            "duration_ms": 2000.0,
+            "queue_ms": {"rag": 1.234},
+            "stage_ms": {"rag": 500.0},
+            "passages": 4,
+            "cut_passages": 2,
+            "cut_turns": 1,
+        }
+
+    def test_a_completed_one_tells_its_tokens(self, start, log_file):
+        logs = start()
+        complete(hooks_of(logs))
+        logs.writer.flush()
+        (line,) = log_file[1]()
+        assert (line["prompt_tokens"], line["completion_tokens"], line["deltas"]) == (10, 4, 3)
+        assert line["first_token_ms"] == 20.0
+        assert line["stage_ms"] == dict.fromkeys(["rag", "assemble", "inference", "post", "stream"], 3.0)
+
+    def test_a_higher_level_leaves_them_out_at_no_cost(self, start):
+        assert [type(hook).__name__ for hook in start(level="warning").hooks()] == ["FaultLog"]
+
+    def test_a_handler_that_raised_is_shown_without_its_message(self, start, log_file):
+        logs = start()
+        ticket = open_ticket(hooks_of(logs))
+        failed = StageFailed("The rag stage failed on this request")
+        try:
+            int("my secret question")
+        except ValueError as error:
+            failed.__cause__ = error
+        end(ticket, Reason.STAGE_ERROR, Place.RAG, failed)
+        logs.writer.flush()
+        fault = next(line for line in log_file[1]() if line["event"] == "stage_failed")
+        assert fault["error"] == "ValueError"
+        assert fault["stage"] == "rag"
+        assert "test_a_handler_that_raised" in fault["frames"]
+        assert "literal" not in json.dumps(fault)  # "invalid literal for int() with base 10: …"
+
+
+def submit(hooks: Hooks) -> None:
+    ticket = open_ticket(hooks)
+    hooks.after_submit(
+        PromptRequest(
+            ticket,
+            ticket.request_id,
+            None,
+            "docs",
+            (ChatMessage("user", "my secret question"),),
+            "my secret question",
+            Parameters(),
+            stream=False,
+            deadline=9.0,
+        )
+    )
+    end(ticket, Reason.DONE, Place.STREAM)
+
+
+class TestPrompts:
+    @pytest.mark.parametrize("section", [{"level": "debug"}, {"level": "info", "prompts": True}])
+    def test_are_not_logged_unless_asked_for_at_debug_level(self, start, tmp_path, section):
+        logs = start(**section)
+        submit(hooks_of(logs))
+        logs.writer.flush()
+        text = (tmp_path / "log").read_text()
+        assert "req-1" in text
+        assert "secret" not in text
+
+    def test_are_logged_when_asked_for(self, start, log_file):
+        logs = start(level="debug", prompts=True)
+        submit(hooks_of(logs))
+        logs.writer.flush()
+        prompt, request = log_file[1]()
+        assert prompt["event"] == "prompt"
+        assert prompt["level"] == "debug"
+        assert prompt["messages"] == [{"role": "user", "text": "my secret question"}]
+        assert request["request_id"] == prompt["request_id"]

@@ -1,0 +1,241 @@
+import pytest
+
+from pipeline.core.outcomes import Place, Reason
+from pipeline.core.queue import QueueStatistics
+from pipeline.core.ticket import Ticket
+from pipeline.observe.books import book_lost, endings, still_open, totals, unrouted
+from pipeline.observe.layout import QUEUE_BOUNDS, UNROUTED, MetricsLayout
+from pipeline.observe.metrics import ShardGauges, ShardMetrics, observe
+from tests.observe.requests import ROUTES, complete, end, open_ticket
+from workers.base import Usage
+
+
+@pytest.fixture
+def layout() -> MetricsLayout:
+    return MetricsLayout(ROUTES)
+
+
+@pytest.fixture
+def cells(layout):
+    return [0] * layout.size
+
+
+@pytest.fixture
+def metrics(layout, cells) -> ShardMetrics:
+    return ShardMetrics(layout, cells)
+
+
+def ended(layout, cells, route):
+    return {(place, reason): number for place, reason, number in endings(layout.routes[route], cells)}
+
+
+class TestLayout:
+    def test_is_the_same_for_the_same_configuration(self):
+        first, second = MetricsLayout(ROUTES), MetricsLayout(dict(ROUTES))
+        assert (first.routes, first.workers, first.stages, first.lag) == (
+            second.routes,
+            second.workers,
+            second.stages,
+            second.lag,
+        )
+
+    def test_no_cell_has_two_meanings(self, layout):
+        used = [layout.opened, layout.connections, layout.lines_dropped]
+        histograms = [layout.lag]
+        for stage in layout.stages.values():
+            used += stage[:6]
+            histograms += [stage.sojourn, stage.service]
+        for route in layout.routes.values():
+            used += [*range(route.outcomes, route.outcomes + len(Place) * len(Reason)), route.lost, route.offered]
+            used += [route.prompt_tokens, route.completion_tokens, route.deltas]
+            histograms.append(route.first_token)
+        for worker in layout.workers.values():
+            used.append(worker.inflight)
+            histograms.append(worker.inter_token)
+        for histogram in histograms:
+            used += [*range(histogram.first, histogram.first + len(histogram.bounds) + 1), histogram.total]
+        assert len(used) == len(set(used))
+        assert layout.size - 8 < len(used) <= layout.size
+        assert max(used) < layout.size
+
+    def test_what_ends_lies_below_what_is_offered(self, layout):
+        last_outcome = max(r.outcomes for r in layout.routes.values()) + len(Place) * len(Reason) - 1
+        offered = [r.offered for r in layout.routes.values()]
+        assert last_outcome < min(offered)
+        assert max(offered) < layout.opened
+
+
+class TestRequests:
+    def test_follows_a_request_from_unrouted_over_open_to_ended(self, layout, cells, metrics):
+        ticket = Ticket("r", 0.0, metrics.after_end)
+        metrics.after_open(ticket)
+        assert (unrouted(layout, cells), still_open(layout.routes["docs"], cells)) == (1, 0)
+        ticket.route = "docs"
+        metrics.after_route(ticket)
+        assert (unrouted(layout, cells), still_open(layout.routes["docs"], cells)) == (0, 1)
+        end(ticket, Reason.DEADLINE, Place.INFERENCE)
+        assert (unrouted(layout, cells), still_open(layout.routes["docs"], cells)) == (0, 0)
+        assert ended(layout, cells, "docs") == {(Place.INFERENCE, Reason.DEADLINE): 1}
+
+    def test_a_request_that_was_never_routed_is_offered_when_it_ends(self, layout, cells, metrics):
+        ticket = open_ticket(metrics, None)
+        end(ticket, Reason.INVALID, Place.INGRESS)
+        assert cells[layout.routes[UNROUTED].offered] == 1
+        assert ended(layout, cells, UNROUTED) == {(Place.INGRESS, Reason.INVALID): 1}
+        assert unrouted(layout, cells) == 0
+
+    def test_sums_up_over_routes_and_blocks(self, layout, cells, metrics):
+        other = [0] * layout.size
+        complete(metrics, "docs")
+        complete(metrics, "chat")
+        end(open_ticket(ShardMetrics(layout, other), "code"), Reason.QUEUE_FULL, Place.INFERENCE)
+        summed = totals(layout, [cells, other])
+        assert summed["offered"] == 3
+        assert summed["completed"] == 2
+        assert summed["shed"] == 1
+        assert sum(summed.values()) == 6
+
+
+class TestObservations:
+    def test_a_completed_request_is_seen_in_all_five_stages(self, layout, cells, metrics):
+        complete(metrics)
+        for stage in layout.stages.values():
+            assert cells[stage.sojourn.first + QUEUE_BOUNDS.index(0.001)] == 1
+            assert cells[stage.sojourn.total] == 1_000_000
+            assert cells[stage.service.total] == 3_000_000
+
+    def test_a_stage_that_was_not_entered_is_not_observed(self, layout, cells, metrics):
+        ticket = open_ticket(metrics)
+        ticket.sojourn[Place.RAG] = 0.5
+        end(ticket, Reason.DEADLINE, Place.RAG)
+        rag, assemble = layout.stages[Place.RAG], layout.stages[Place.ASSEMBLE]
+        assert sum(cells[rag.sojourn.first : rag.sojourn.total]) == 1
+        assert sum(cells[assemble.sojourn.first : assemble.sojourn.total]) == 0
+
+    @pytest.mark.parametrize(("seconds", "bucket"), [(0.0, 0), (0.0001, 0), (0.00011, 1), (30.0, 16), (31.0, 17)])
+    def test_a_bound_belongs_to_its_bucket(self, layout, cells, seconds, bucket):
+        histogram = layout.stages[Place.RAG].sojourn
+        observe(cells, histogram, seconds)
+        assert cells[histogram.first + bucket] == 1
+        assert cells[histogram.total] == int(seconds * 1e9)
+
+    def test_tokens_and_first_token_are_booked_under_route_and_worker(self, layout, cells, metrics):
+        complete(metrics, "code")
+        route = layout.routes["code"]
+        assert route.worker == "large"
+        assert (cells[route.prompt_tokens], cells[route.completion_tokens]) == (10, 4)
+        assert cells[route.first_token.total] == 20_000_000
+
+    @pytest.mark.parametrize(("claimed", "counted"), [(-5, 0), (10**30, 1 << 32)])
+    def test_a_backend_may_claim_any_number_of_tokens(self, layout, claimed, counted):
+        cells = memoryview(bytearray(layout.size * 8)).cast("Q")
+        metrics = ShardMetrics(layout, cells)
+        ticket = open_ticket(metrics)
+        ticket.usage = Usage(claimed, claimed)
+        end(ticket, Reason.DONE, Place.STREAM)
+        assert cells[layout.routes["docs"].prompt_tokens] == counted
+
+    def test_deltas_that_came_together_share_the_gap(self, layout, cells, metrics):
+        ticket = open_ticket(metrics)
+        ticket.worker = "small"
+        metrics.after_deltas(ticket, 1, None)
+        metrics.after_deltas(ticket, 4, 0.08)
+        gaps = layout.workers["small"].inter_token
+        assert cells[layout.routes["docs"].deltas] == 5
+        assert cells[gaps.first + gaps.bounds.index(0.02)] == 4
+        assert cells[gaps.total] == 80_000_000
+
+
+class TestGauges:
+    def test_a_replacement_goes_on_counting_where_the_dead_shard_stopped(self, layout, cells):
+        statistics = QueueStatistics(depth=3, capacity=8, reserved=0, oldest=0.1, offered=10, taken=6, shed=1)
+        ShardGauges(layout, cells).stage(Place.RAG, statistics, 2)
+        rag = layout.stages[Place.RAG]
+        assert [cells[index] for index in rag[:6]] == [3, 8, 2, 10, 6, 1]
+        book_lost(layout, cells)
+        assert [cells[index] for index in rag[:6]] == [0, 0, 0, 10, 6, 1]
+        replacement = ShardGauges(layout, cells)
+        replacement.stage(Place.RAG, statistics._replace(depth=1, offered=2, taken=1, shed=0), 1)
+        assert [cells[index] for index in rag[:6]] == [1, 8, 1, 12, 7, 1]
+
+    def test_inflight_counts_open_requests_of_each_worker(self, layout, cells, metrics):
+        gauges = ShardGauges(layout, cells)
+        tickets = {open_ticket(metrics) for _ in range(3)}
+        for ticket, worker in zip(sorted(tickets, key=id), ["small", "small", "-"], strict=True):
+            ticket.worker = worker
+        gauges.inflight(tickets)
+        assert cells[layout.workers["small"].inflight] == 2
+        assert cells[layout.workers["large"].inflight] == 0
+        gauges.inflight(set())
+        assert cells[layout.workers["small"].inflight] == 0
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Mortal(list):
+    """Cells whose process is killed before its nth write."""
+
+    lives: float = float("inf")
+
+    def __setitem__(self, index, value):
+        if self.lives <= 0:
+            raise Killed
+        self.lives -= 1
+        super().__setitem__(index, value)
+
+
+def busy_minute(metrics) -> list[Ticket]:
+    """Requests that end in every way, some not at all. Returns those that arrived; the killed one is the last."""
+    arrived: list[Ticket] = []
+
+    def arrive(route):
+        ticket = Ticket("r", 0.0, metrics.after_end)
+        metrics.after_open(ticket)
+        arrived.append(ticket)
+        if route is not None:
+            ticket.route = route
+            metrics.after_route(ticket)
+        return ticket
+
+    try:
+        arrive("docs")
+        arrive(None)
+        end(arrive(None), Reason.INVALID, Place.INGRESS)
+        complete(metrics, "chat")
+        arrived.append(arrived[-1])  # the completed one
+        end(arrive("code"), Reason.QUEUE_FULL, Place.INFERENCE)
+        end(arrive("docs"), Reason.BACKEND_RESET, Place.STREAM)
+        arrive("code")
+    except Killed:
+        pass
+    return arrived
+
+
+class TestLoss:
+    @pytest.mark.parametrize("writes", range(80))
+    def test_the_books_balance_wherever_the_shard_is_killed(self, layout, writes):
+        cells = Mortal([0] * layout.size)
+        cells.lives = writes
+        busy_minute(ShardMetrics(layout, cells))
+        cells.lives = float("inf")
+        opened = cells[layout.opened]
+
+        book_lost(layout, cells)
+
+        assert unrouted(layout, cells) == 0
+        for route in layout.routes.values():
+            assert still_open(route, cells) == 0
+            assert all(number > 0 for _, _, number in endings(route, cells))
+        summed = totals(layout, [cells])
+        assert summed.pop("offered") == opened == sum(summed.values())
+
+    def test_open_requests_are_booked_as_lost_once(self, layout, cells, metrics):
+        open_ticket(metrics, "docs")
+        open_ticket(metrics, None)
+        complete(metrics, "docs")
+        assert book_lost(layout, cells) == 2
+        assert ended(layout, cells, "docs") == {(Place.STREAM, Reason.DONE): 1, (None, Reason.SHARD_LOST): 1}
+        assert ended(layout, cells, UNROUTED) == {(None, Reason.SHARD_LOST): 1}
+        assert book_lost(layout, cells) == 0

@@ -1,0 +1,146 @@
+"""`headgate check`, `headgate config show`, `headgate config schema`, `headgate --version`."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from config.reference import markdown
+from pipeline.cli import main
+
+GOOD = '[[workers]]\nname = "w"\nkind = "echo"\n[[routes]]\nname = "r"\nworker = "w"\n'
+BAD = f"[server]\nprot = 8080\nport = 70000\n{GOOD}"
+COMMAND = Path(sys.executable).parent / "headgate"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.upper().startswith("HEADGATE")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "pipeline.toml").write_text(GOOD)
+    (tmp_path / "bad.toml").write_text(BAD)
+    return tmp_path
+
+
+def run(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(main, arguments, env=environ, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["check", "pipeline.toml"], ["check", "--config", "pipeline.toml"]])
+def test_a_good_file_is_named_with_what_is_in_it(folder, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert result.stdout == "pipeline.toml: no problems (1 worker, 1 route, 0 collections)\n"
+    assert result.stderr == ""
+
+
+def test_every_problem_is_printed_with_key_path_found_expected_and_nearest_key(folder):
+    result = run("check", "bad.toml")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "server.prot  (bad.toml:2)",
+        "    found     an unknown key",
+        "    expected  a key of server",
+        "    nearest   port",
+        "server.port  (bad.toml:3)",
+        "    found     70000",
+        "    expected  a whole number from 0 to 65,535",
+        "2 problems",
+    ]
+
+
+@pytest.mark.parametrize("name", ["none.toml", "/", "/dev/null", "bytes.toml", "secret.toml"])
+def test_what_cannot_be_read_is_a_problem(folder, name):
+    (folder / "bytes.toml").write_bytes(b"\xff\xfe")
+    (folder / "secret.toml").write_text(GOOD)
+    (folder / "secret.toml").chmod(0)
+    result = run("check", name)
+    readable = name == "secret.toml" and os.geteuid() == 0  # root reads everything
+    assert result.exit_code == (0 if readable else 2)
+    assert readable or name in result.stderr
+
+
+def test_the_environment_is_checked_too(folder):
+    result = run("check", HEADGATE__SERVER__PORT="x", HEADGATE__SEVER__PORT="1")
+    assert result.exit_code == 2
+    assert "(environment HEADGATE__SERVER__PORT)" in result.stderr
+    assert "(environment HEADGATE__SEVER__PORT)" in result.stderr
+
+
+def test_the_environment_names_the_file(folder):
+    assert run("check", HEADGATE_CONFIG="bad.toml").exit_code == 2
+    assert run("check", HEADGATE_CONFIG="none.toml").exit_code == 2
+    assert run("check", "pipeline.toml", HEADGATE_CONFIG="bad.toml").exit_code == 0
+
+
+def test_two_files_are_one_too_many(folder):
+    result = run("check", "pipeline.toml", "--config", "bad.toml")
+    assert result.exit_code == 2
+    assert "name the file once" in result.stderr
+
+
+def test_show_prints_what_is_in_force(folder):
+    result = run("config", "show", HEADGATE__SERVER__PORT="9000")
+    assert result.exit_code == 0
+    assert tomllib.loads(result.stdout)["server"]["port"] == 9000
+    assert "# environment HEADGATE__SERVER__PORT" in result.stdout
+    assert "# file pipeline.toml" in result.stdout
+    assert "# default" in result.stdout
+
+
+def test_show_as_json(folder):
+    shown = json.loads(run("config", "show", "--json", HEADGATE__SERVER__PORT="9000").stdout)
+    assert shown["file"] == "pipeline.toml"
+    assert shown["keys"]["server.port"] == {"value": 9000, "origin": "environment HEADGATE__SERVER__PORT"}
+
+
+def test_show_refuses_as_check_does(folder):
+    assert run("config", "show", "--config", "bad.toml").stderr == run("check", "bad.toml").stderr
+
+
+def test_schema(folder):
+    schema = json.loads(run("config", "schema").stdout)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert schema["$defs"]["ServerSection"]["properties"]["port"]["maximum"] == 65535
+    assert run("config", "schema", "--markdown").stdout == markdown()
+
+
+def test_version():
+    assert run("--version").stdout == f"headgate, version {version('headgate')}\n"
+
+
+@pytest.mark.slow
+def test_the_installed_command_reports_through_its_exit_status(folder):
+    ended = subprocess.run([COMMAND, "check", "bad.toml"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("2 problems\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("environ", "bold"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_key_paths_are_bold_at_a_terminal_only(folder, environ, bold):
+    ours, theirs = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | environ
+    subprocess.run([COMMAND, "check", "bad.toml"], stderr=theirs, env=environment, check=False)
+    os.close(theirs)
+    shown = os.read(ours, 65_536)
+    os.close(ours)
+    assert (b"\x1b[1mserver.prot\x1b[0m" in shown) is bold
+    assert b"server.prot" in shown
+
+
+@pytest.mark.slow
+def test_the_command_starts_without_importing_what_other_commands_need():
+    """`headgate --help` and completion must not wait for servers and models."""
+    code = "import sys, pipeline.cli; print({'aiohttp', 'jinja2', 'regex', 'rich', 'qdrant_client'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "set()\n"

@@ -1,0 +1,221 @@
+"""OpenAI's chat completions as bytes: requests from ours, answers to ours. No I/O.
+
+Source: OpenAI API reference, "Chat Completions" (create, the chat completion object, the chat completion chunk object).
+Only what Headgate needs is decoded; the rest stays in the bytes that are passed on.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from workers.base import ChatMessage, Delta, DeltaBatch, GenerationRequest, Parameters, Usage
+from workers.errors import WorkerError, WorkerErrorKind
+from workers.refusals import in_band_error
+from workers.sse import EventDecoder
+
+MAX_EVENT = 16 << 20  # bytes of one event of a stream
+_DONE = b"[DONE]"
+_MAX_CHOICES = 1024
+_PLAIN = frozenset({"role", "content"})  # fields of a delta or message that carry nothing but text
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: dict[str, Any] | None = None
+    message: dict[str, Any] | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class _Answer(msgspec.Struct, gc=False):
+    """A chat completion, or a chunk of one."""
+
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def encode_request(request: GenerationRequest, *, model: str | None, ask_usage: bool) -> bytes:
+    """The body to send: every field of the client's own body as its bytes stand there, except those that must differ.
+
+    `model` replaces the client's name for it. Raises `WorkerError` when the body or a message is not JSON.
+    """
+    try:
+        fields: dict[str, Any] = dict(_decode_fields(request.body)) if request.body else _fields(request.parameters)
+        fields["model"] = model or request.model
+        if request.rewritten or not request.body:
+            fields["messages"] = [_message(message) for message in request.messages]
+        fields["stream"] = request.stream
+        if request.stream and ask_usage:
+            fields["stream_options"] = _asking_usage(fields.get("stream_options"))
+    except _UNDECODABLE as error:
+        raise WorkerError(WorkerErrorKind.REFUSED, "the request's body is not a JSON object") from error
+    return msgspec.json.encode(fields)
+
+
+def _fields(parameters: Parameters) -> dict[str, Any]:
+    fields = {
+        "max_tokens": parameters.max_tokens,
+        "temperature": parameters.temperature,
+        "top_p": parameters.top_p,
+        "stop": parameters.stop or None,
+        "n": parameters.n if parameters.n > 1 else None,
+        "seed": parameters.seed,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _message(message: ChatMessage) -> Any:
+    return msgspec.Raw(message.raw) if message.raw else {"role": message.role, "content": message.text}
+
+
+def _asking_usage(options: msgspec.Raw | None) -> Any:
+    """The client's stream_options with usage asked for; what is no object stays for the backend to refuse."""
+    text = b"{}" if options is None else bytes(options)
+    if text == b"null":
+        text = b"{}"
+    if not text.startswith(b"{"):
+        return options
+    return {**_decode_fields(text), "include_usage": True}
+
+
+class StreamDecoder:
+    """One streamed answer: what came off the wire → batches.
+
+    After each `feed`: `done` says that the backend ended the answer, `error` that it cannot go on; deltas that came
+    before the error are in the batch. `choices` is how many the client asked for. `secrets`: see `workers.refusals`.
+    """
+
+    __slots__ = ("_choices", "_events", "_finished", "_secrets", "_seen", "_usage", "done", "error")
+
+    def __init__(self, *, choices: int = 1, secrets: Sequence[str] = ()) -> None:
+        self.done = False
+        self.error: WorkerError | None = None
+        self._choices = choices
+        self._secrets = secrets
+        self._events = EventDecoder(MAX_EVENT)
+        self._seen: set[int] = set()
+        self._finished: set[int] = set()
+        self._usage = b""  # the newest chunk that had it: some backends count along
+
+    def feed(self, data: bytes) -> DeltaBatch | None:
+        """What `data` completes; None when that is nothing."""
+        deltas: list[Delta] = []
+        try:
+            for payload in self._events.feed(data):
+                if payload.startswith(_DONE):
+                    return self._end(deltas)
+                if payload:
+                    self._chunk(payload, deltas)
+        except WorkerError as error:
+            self.error = error
+        return DeltaBatch(tuple(deltas)) if deltas else None
+
+    def end_of_stream(self) -> DeltaBatch | None:
+        """The stream ended without [DONE]: good if every choice had its finish_reason, else sets `error`."""
+        if len(self._finished) >= self._choices and self._finished == self._seen:
+            return self._end([])
+        where = "within an event" if self._events.pending else "before the answer did"
+        self.error = WorkerError(WorkerErrorKind.CUT, f"the backend's stream ended {where}", retryable=True)
+        return None
+
+    def _end(self, deltas: list[Delta]) -> DeltaBatch | None:
+        if not self._seen:
+            self.error = WorkerError(
+                WorkerErrorKind.CUT, "the backend's stream ended without an answer", retryable=True
+            )
+            return None
+        self.done = True
+        # Said to be complete, so it is; some backends leave the reason out.
+        deltas += [Delta(index=index, finish_reason="stop") for index in sorted(self._seen - self._finished)]
+        usage = _usage(self._usage)
+        return DeltaBatch(tuple(deltas), usage) if deltas or usage else None
+
+    def _chunk(self, payload: bytes, deltas: list[Delta]) -> None:
+        chunk = _decoded(payload, self._secrets)
+        if chunk.usage is not None:
+            self._usage = payload
+        choices = chunk.choices
+        if not choices:
+            if chunk.usage is None:  # something of the backend's own, such as its verdict on the prompt
+                deltas.append(Delta(raw=payload, extra=True))
+            return
+        several = len(choices) > 1
+        for choice in choices:
+            deltas.append(self._delta(choice, payload, several=several))
+            payload = b""  # forwarded once
+
+    def _delta(self, choice: _Choice, raw: bytes, *, several: bool) -> Delta:
+        index = choice.index
+        if index not in self._seen:
+            if not 0 <= index < _MAX_CHOICES:
+                raise _malformed(f"a choice has the index {index}")
+            self._seen.add(index)
+        finish_reason = choice.finish_reason or None
+        if finish_reason is not None:
+            if index in self._finished:
+                finish_reason = None
+            self._finished.add(index)
+        fields = choice.delta or {}
+        text = fields.get("content")
+        extra = several or choice.logprobs is not None
+        if text.__class__ is str:
+            return Delta(text, index, finish_reason, raw, extra or (len(fields) > 1 and _more_than_text(fields)))
+        return Delta("", index, finish_reason, raw, extra or bool(text) or _more_than_text(fields))
+
+
+def decode_completion(body: bytes, *, secrets: Sequence[str] = ()) -> DeltaBatch:
+    """The one batch of an answer that was not streamed. Raises `WorkerError`."""
+    answer = _decoded(body, secrets)
+    if not answer.choices:
+        raise _malformed("it has no choices")
+    deltas = tuple([_whole(choice) for choice in answer.choices])
+    return DeltaBatch(deltas, _usage(body) if answer.usage is not None else None, body)
+
+
+def _whole(choice: _Choice) -> Delta:
+    fields = choice.message or {}
+    text = fields.get("content")
+    whole = text if isinstance(text, str) else ""
+    extra = choice.logprobs is not None or _more_than_text(fields) or bool(text and not whole)
+    return Delta(whole, choice.index, choice.finish_reason or "stop", b"", extra)
+
+
+def _more_than_text(fields: dict[str, Any]) -> bool:
+    """Empty fields don't count: some backends send them all, every time."""
+    return any(value for name, value in fields.items() if name not in _PLAIN)
+
+
+def _decoded(payload: bytes, secrets: Sequence[str]) -> _Answer:
+    try:
+        answer = _decode(payload)
+        if not payload.isascii():
+            payload.decode()  # the decoder looks only into the strings that it keeps
+    except _UNDECODABLE as error:
+        raise _malformed("it is not the JSON that was expected") from error
+    if answer.error:
+        raise in_band_error(answer.error, secrets=secrets)
+    return answer
+
+
+def _malformed(what: str) -> WorkerError:
+    return WorkerError(WorkerErrorKind.PROTOCOL, f"the backend's answer is malformed: {what}")
+
+
+def _usage(payload: bytes) -> Usage | None:
+    """The usage object in a chunk or completion, with its bytes; None where it is missing or not an object."""
+    raw = bytes(_decode_fields(payload).get("usage", b"")) if payload else b""
+    if not raw.startswith(b"{"):
+        return None
+    counts = msgspec.json.decode(raw)
+    return Usage(_count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens")), raw)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
