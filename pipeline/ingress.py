@@ -126,6 +126,7 @@ class Ingress:
             prompt.gap_limit,
             prompt.body,
         )
+        self._hooks.after_submit(request)
         if self._flow.rag.offer(request, now) is not Put.ACCEPTED:
             raise self._overloaded(Place.RAG, Reason.QUEUE_FULL, now)
 

@@ -1,17 +1,18 @@
 """A shard's pipeline behind its HTTP server, in the test's own process and loop."""
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from config.schema import Config
-from pipeline.core.ports import Readiness, Retriever
+from pipeline.core.ports import Operations, Readiness, Retriever
 from pipeline.edge.app import EdgeServer
 from pipeline.wiring import Pipeline
 from tests.flows import Books, running
+from workers.base import ModelWorker
 
 
 class NoOperations:
@@ -37,7 +38,7 @@ class Serving(NamedTuple):
 @asynccontextmanager
 async def serving(conf: Config, *, retriever: Retriever | None = None) -> AsyncIterator[Serving]:
     """Fails when a task, a place, a connection or a descriptor is left behind. Clients must have closed theirs."""
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = _descriptors()
     async with running(conf, retriever=retriever) as (pipeline, books):
         edge = EdgeServer(pipeline.ingress, conf.server, NoOperations())
         sock = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -49,7 +50,11 @@ async def serving(conf: Config, *, retriever: Retriever | None = None) -> AsyncI
         finally:
             await edge.stop()
     await asyncio.sleep(0.05)  # sockets close a loop tick later
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert _descriptors() <= descriptors
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def _until_closed(edge: EdgeServer, limit: float = 3.0) -> None:

@@ -20,6 +20,7 @@ _MAX_TERMS = 64
 _MAX_PASSAGE = 20_000  # characters of one passage that are looked at
 _MAX_TEXT = 200_000  # characters of all passages together
 _MAX_SENTENCES = 4_000
+_UNSEEN = 20  # sentences without any of the terms that are counted in: what was retrieved is no fair sample
 _CONTEXT = 0.5  # what a term counts that stands in the heading above a sentence
 _NO_STATEMENT = (
     "?",
@@ -124,7 +125,7 @@ def _scores(asked: Sequence[str], candidates: Sequence[_Candidate], min_match: f
 def _weights(asked: Sequence[str], candidates: Sequence[_Candidate]) -> dict[str, float]:
     """Inverse document frequency (BM25's) over the sentences. A term that stands nowhere weighs as much as one that
     stands once: a question mostly about something else must not match by its common words."""
-    count = len(candidates)
+    count = len(candidates) + _UNSEEN
     weights = {}
     for term in asked:
         holding = sum([term in candidate.terms for candidate in candidates])

@@ -71,6 +71,7 @@ class OpenAICompatible:
         try:
             async with asyncio.timeout(_HEALTH_TIME):
                 async with self._client.call("GET", self._models, headers=self._headers) as response:
+                    await settle(response.content)
                     ok = 200 <= response.status < 300 or response.status in _NO_LIST
                     return Health(ok, "" if ok else f"GET /models answered {response.status}")
         except TimeoutError:

@@ -11,7 +11,7 @@ import msgspec
 
 from workers.base import ChatMessage, Delta, DeltaBatch, GenerationRequest, Parameters, Usage
 from workers.errors import WorkerError, WorkerErrorKind
-from workers.refusals import in_band_error
+from workers.refusals import in_band_error, message_in
 from workers.sse import EventDecoder
 
 MAX_EVENT = 16 << 20  # bytes of one event of a stream
@@ -143,13 +143,21 @@ class StreamDecoder:
             self._usage = payload
         choices = chunk.choices
         if not choices:
-            if chunk.usage is None:  # something of the backend's own, such as its verdict on the prompt
-                deltas.append(Delta(raw=payload, extra=True))
+            if chunk.usage is None:
+                self._aside(payload, deltas, is_chunk=choices is not None)
             return
         several = len(choices) > 1
         for choice in choices:
             deltas.append(self._delta(choice, payload, several=several))
             payload = b""  # forwarded once
+
+    def _aside(self, payload: bytes, deltas: list[Delta], *, is_chunk: bool) -> None:
+        """Something of the backend's own: a chunk, such as its verdict on the prompt, passes; other objects don't."""
+        complaint = _complaint(payload, self._secrets)
+        if complaint is not None:
+            raise complaint
+        if is_chunk:
+            deltas.append(Delta(raw=payload, extra=True))
 
     def _delta(self, choice: _Choice, raw: bytes, *, several: bool) -> Delta:
         index = choice.index
@@ -174,7 +182,7 @@ def decode_completion(body: bytes, *, secrets: Sequence[str] = ()) -> DeltaBatch
     """The one batch of an answer that was not streamed. Raises `WorkerError`."""
     answer = _decoded(body, secrets)
     if not answer.choices:
-        raise _malformed("it has no choices")
+        raise _complaint(body, secrets) or _malformed("it has no choices")
     deltas = tuple([_whole(choice) for choice in answer.choices])
     return DeltaBatch(deltas, _usage(body) if answer.usage is not None else None, body)
 
@@ -202,6 +210,11 @@ def _decoded(payload: bytes, secrets: Sequence[str]) -> _Answer:
     if answer.error:
         raise in_band_error(answer.error, secrets=secrets)
     return answer
+
+
+def _complaint(payload: bytes, secrets: Sequence[str]) -> WorkerError | None:
+    """The error that an object without choices is, for backends that put its message at the top."""
+    return in_band_error(msgspec.json.decode(payload), secrets=secrets) if message_in(payload) else None
 
 
 def _malformed(what: str) -> WorkerError:

@@ -94,13 +94,14 @@ def _abbreviated(ending: str) -> bool:
 
 
 def _pieces(sentence: str, heading: str) -> Iterator[Sentence]:
-    while len(sentence) > LONGEST:
-        cut = sentence.rfind(" ", LONGEST // 2, LONGEST)
-        cut = LONGEST if cut < 0 else cut
-        yield Sentence(sentence[:cut] + " …", heading)
-        sentence = "… " + sentence[cut:].lstrip()
-    if sentence:
-        yield Sentence(sentence, heading)
+    start = 0
+    while len(sentence) - start > LONGEST:
+        cut = sentence.rfind(" ", start + LONGEST // 2, start + LONGEST)
+        cut = start + LONGEST if cut < 0 else cut
+        yield Sentence(f"{'… ' if start else ''}{sentence[start:cut].strip()} …", heading)
+        start = cut
+    if rest := sentence[start:].strip():
+        yield Sentence(f"… {rest}" if start else rest, heading)
 
 
 def terms(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from workers.errors import WorkerError, WorkerErrorKind
 
 _LARGE = 1 << 20  # bytes of a request that are sent in pieces, so that other work gets its turn in between
+_READ_AHEAD = 1 << 16  # bytes of an answer; once twice as many wait to be read, the backend is held back
 _SETTLE = 0.05  # seconds a complete answer may take to end as HTTP before its connection is given up
 
 
@@ -131,6 +132,7 @@ class HttpClient:
                 connector=_Connector(limit=self._max_connections, keepalive_timeout=self._keep_idle),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                read_bufsize=_READ_AHEAD,
             )
         return self._session
 

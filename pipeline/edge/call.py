@@ -1,17 +1,22 @@
 """One HTTP request in the edge's hands, and what the edge as a whole is doing."""
 
+import asyncio
+
 from aiohttp import web
 
 from config.schema import ServerSection
 from pipeline.core.messages import PostOutput
 
 
-class Life:
-    """`draining`: answers say that their connection closes; `stopping`: what ends now, ends because of us."""
+class Edge:
+    """What all calls share. `draining`: answers say that their connection closes; `stopping`: what ends now, ends
+    because of us. `loop` is kept because until Python 3.12 asking for the running one is a system call."""
 
-    __slots__ = ("draining", "stopping")
+    __slots__ = ("draining", "loop", "server", "stopping")
 
-    def __init__(self) -> None:
+    def __init__(self, server: ServerSection, loop: asyncio.AbstractEventLoop) -> None:
+        self.server = server
+        self.loop = loop
         self.draining = False
         self.stopping = False
 
@@ -19,16 +24,13 @@ class Life:
 class Call:
     """`fields` are the header lines that the answer has in any case."""
 
-    __slots__ = ("fields", "life", "request", "request_id", "server")
+    __slots__ = ("edge", "fields", "request", "request_id")
 
-    def __init__(
-        self, request: web.BaseRequest, request_id: str, fields: str, server: ServerSection, life: Life
-    ) -> None:
+    def __init__(self, request: web.BaseRequest, request_id: str, fields: str, edge: Edge) -> None:
         self.request = request
         self.request_id = request_id
         self.fields = fields
-        self.server = server
-        self.life = life
+        self.edge = edge
 
 
 def cut_field(message: PostOutput) -> str:

@@ -41,7 +41,7 @@ class Exchange:
             ingress.reject(ticket, error)
             return refusal(call, error)
         except (asyncio.CancelledError, ConnectionError):
-            ingress.cancel(ticket, Reason.SHUTDOWN if call.life.stopping else Reason.CLIENT_GONE)
+            ingress.cancel(ticket, Reason.SHUTDOWN if call.edge.stopping else Reason.CLIENT_GONE)
             raise
         except Exception as error:
             _log.exception("request handler failed", request_id=call.request_id)

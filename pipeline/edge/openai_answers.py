@@ -4,12 +4,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from pipeline.core.messages import PostOutput
 from pipeline.core.ports import Answer
 from pipeline.edge.citations import citations
-from pipeline.edge.openai_types import AssistantMessage, ChatCompletion, CompletionChoice, CompletionUsage
 from workers.base import Passage, Usage
 
 encode = msgspec.json.encode
@@ -19,6 +18,7 @@ Texts = Mapping[int, tuple[str, str | None]]  # a choice's index → its text an
 
 decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_choices = msgspec.json.Decoder(list[Fields]).decode
+_CHOICE = b'{"index":%d,"message":{"role":"assistant","content":%b,"refusal":null},"finish_reason":%b}'
 _NULL = b"null"
 
 
@@ -37,10 +37,12 @@ class Answering(msgspec.Struct, frozen=True):
     def compose(self, message: PostOutput, answers: Sequence[Answer], usage: Usage | None) -> bytes:
         """The `chat.completion` object."""
         passages = message.before.before.passages
-        body = next((answer.body for answer in answers if answer.body), b"")
+        body, changed = b"", False
+        for answer in answers:
+            body = answer.body or body
+            changed = answer.changed or changed
         if not body:
-            return encode(self._completion(answers, usage, passages))
-        changed = any(answer.changed for answer in answers)
+            return self._completion(answers, usage, passages)
         if not (changed or self.rename or passages):
             return body
         fields = decode_fields(body)
@@ -52,26 +54,30 @@ class Answering(msgspec.Struct, frozen=True):
             fields["citations"] = Raw(encode(citations(passages)))
         return encode(fields)
 
-    def _completion(
-        self, answers: Sequence[Answer], usage: Usage | None, passages: Sequence[Passage]
-    ) -> ChatCompletion:
+    def _completion(self, answers: Sequence[Answer], usage: Usage | None, passages: Sequence[Passage]) -> bytes:
+        """A `ChatCompletion`, put together around its texts."""
         choices = [
-            CompletionChoice(index, AssistantMessage(content=text), finish_reason or "stop")
+            _CHOICE % (index, encode(text), encode(finish_reason or "stop"))
             for index, (text, finish_reason) in sorted(_texts(answers).items())
         ]
-        return ChatCompletion(
-            id=self.id,
-            created=int(time.time()),
-            model=self.model,
-            choices=choices,
-            usage=UNSET if usage is None else counts(usage),
-            citations=citations(passages) if passages else UNSET,
+        return b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[%b]%b%b}' % (
+            encode(self.id),
+            int(time.time()),
+            encode(self.model),
+            b",".join(choices),
+            b"" if usage is None else b',"usage":' + token_counts(usage),
+            b',"citations":' + encode(citations(passages)) if passages else b"",
         )
 
 
-def counts(usage: Usage) -> CompletionUsage:
+def token_counts(usage: Usage) -> bytes:
+    """The backend's own usage object, or a `CompletionUsage`."""
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    return CompletionUsage(prompt, completion, prompt + completion)
+    return usage.raw or b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
+        prompt,
+        completion,
+        prompt + completion,
+    )
 
 
 def patched(choices: Raw, texts: Texts, part: str) -> Raw:
@@ -97,6 +103,9 @@ def patched(choices: Raw, texts: Texts, part: str) -> Raw:
 
 
 def _texts(answers: Sequence[Answer]) -> Texts:
+    if len(answers) == 1 and len(answers[0].deltas) == 1:
+        (delta,) = answers[0].deltas
+        return {delta.index: (delta.text, delta.finish_reason)}
     parts: dict[int, list[str]] = {}
     finished: dict[int, str | None] = {}
     for answer in answers:

@@ -13,7 +13,7 @@ from pipeline.core.ports import Answer
 from pipeline.edge import sse
 from pipeline.edge.citations import citations
 from pipeline.edge.errors import error_json
-from pipeline.edge.openai_answers import Answering, counts, decode_fields, encode, patched
+from pipeline.edge.openai_answers import Answering, decode_fields, encode, patched, token_counts
 from workers.base import Delta, Usage
 
 _DONE = b"data: [DONE]\n\n"
@@ -54,21 +54,30 @@ class ChunkEncoder:
         if not self._head:
             self._identify(answer)
         frames: list[bytes] = []
+        begun = self._begun
         told = False  # the backend's chunk before told what follows without one: it had several choices
         for position, delta in enumerate(answer.deltas):
-            if delta.raw and (delta.extra or not answer.changed):
-                frames += self._foreign(answer, position)
-                told = delta.extra
-            elif not (told and delta.extra and not delta.raw):
-                self._own(delta, frames)
-                told = False
+            if delta.raw:
+                if delta.extra or not answer.changed:
+                    frames += self._foreign(answer, position)
+                    told = delta.extra
+                    continue
+            elif delta.extra and told:
+                continue
+            told = False
+            index = delta.index
+            if index not in begun:
+                frames.append(self._lead(index))
+            if delta.text:
+                frames.append(begun[index] + encode(delta.text) + _TEXT_END)
+            if delta.finish_reason is not None:
+                frames.append(self._end(delta))
         return b"".join(frames)
 
     def finish(self, usage: Usage | None) -> bytes:
         if not self._usage or usage is None:
             return _DONE
-        tokens = usage.raw or encode(counts(usage))
-        return self._head + b'"choices":[],"usage":' + tokens + b"}\n\n" + _DONE
+        return self._head + b'"choices":[],"usage":' + token_counts(usage) + b"}\n\n" + _DONE
 
     def error(self, error: HeadgateError) -> bytes:
         return sse.data(error_json(error))
@@ -87,18 +96,13 @@ class ChunkEncoder:
             encode(name),
         )
 
-    def _own(self, delta: Delta, frames: list[bytes]) -> None:
-        """A chunk for the text and one for the end; before a choice's first, one that names the role."""
-        index = delta.index
-        if index not in self._begun:
-            frames.append(self._lead(index))
-        if delta.text:
-            frames.append(self._begun[index] + encode(delta.text) + _TEXT_END)
-        if delta.finish_reason is not None:
-            frames.append(
-                b'%b"choices":[{"index":%d,"delta":{},"finish_reason":%b}]}\n\n'
-                % (self._head, index, encode(delta.finish_reason))
-            )
+    def _end(self, delta: Delta) -> bytes:
+        """The last chunk of a choice."""
+        return b'%b"choices":[{"index":%d,"delta":{},"finish_reason":%b}]}\n\n' % (
+            self._head,
+            delta.index,
+            encode(delta.finish_reason),
+        )
 
     def _lead(self, index: int) -> bytes:
         """The first chunk of a choice. The citations come with the first of all."""

@@ -72,7 +72,7 @@ class Reply(_Reply):
 class EventReply(_Reply):
     """A stream of events. The head goes out with the first frames.
 
-    `write` and `finish` return what to await when the client must be waited for, else None. They raise ConnectionError
+    `send` and `end` return what to await when the client must be waited for, else None. They raise ConnectionError
     when it is gone.
     """
 
@@ -83,14 +83,14 @@ class EventReply(_Reply):
         self._chunked = call.request.version != HttpVersion10
         self._finished = False
 
-    def write(self, frames: bytes) -> Awaitable[None] | None:
+    def send(self, frames: bytes) -> Awaitable[None] | None:
         return eager(self._call.request.writer.write(self._framed(frames)))
 
-    def finish(self, frames: bytes) -> Awaitable[None] | None:
+    def end(self, frames: bytes) -> Awaitable[None] | None:
         return eager(self._call.request.writer.write(self._last(frames)))
 
     def break_off(self, frames: bytes) -> None:
-        """`finish`, without waiting for a client that may not be reading: then its connection closes."""
+        """`end`, without waiting for a client that may not be reading: then its connection closes."""
         if self._call.request.protocol.writing_paused:
             self.force_close()
         if not self._finished:
@@ -98,7 +98,7 @@ class EventReply(_Reply):
             eager(writer.write(self._last(frames), drain=False))
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing: `finish` or `break_off` have been called."""
+        """Nothing: `end` or `break_off` have been called."""
 
     def _last(self, frames: bytes) -> bytes:
         self._finished = True
@@ -112,7 +112,7 @@ class EventReply(_Reply):
 
     def _open(self) -> bytes:
         self.opened = True
-        if self._call.life.draining or not self._chunked:
+        if self._call.edge.draining or not self._chunked:
             self._keep_alive = False
         return self._head(200, self.fields + ("Transfer-Encoding: chunked\r\n" if self._chunked else ""))
 

@@ -43,7 +43,7 @@ class JsonSink:
         self._answers: list[Answer] = []
         self._body = b""
         self._message: PostOutput | None = None
-        self._over: asyncio.Future[HeadgateError | None] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[HeadgateError | None] = call.edge.loop.create_future()
 
     def begin(self, message: PostOutput) -> None:
         self._message = message
@@ -64,7 +64,7 @@ class JsonSink:
         if error is not None:
             return refusal(self._call, error)
         cut = "" if self._message is None else cut_field(self._message)
-        return Reply(self._call, self._body, JSON_FIELD + cut + _TIMING % _milliseconds(self._ticket))
+        return Reply(self._call, self._body, JSON_FIELD + cut + _timing(self._ticket))
 
     def _end(self, error: HeadgateError | None) -> None:
         if not self._over.done():
@@ -83,12 +83,12 @@ class EventSink:
         self._call = call
         self._encoder = encoder
         self._reply = EventReply(call)
-        self._loop = asyncio.get_running_loop()
+        self._loop = call.edge.loop
         self._error: HeadgateError | None = None
         self._begun = False
         self._over = False
         self._signal = self._loop.create_future()
-        self._hold = self._loop.call_later(call.server.hold_max_ms / 1000, self._wake)
+        self._hold = self._loop.call_later(call.edge.server.hold_max_ms / 1000, self._wake)
 
     def begin(self, message: PostOutput) -> None:
         self._begun = True
@@ -98,10 +98,10 @@ class EventSink:
 
     def write(self, answer: Answer) -> Awaitable[None] | None:
         frames = self._encoder.deltas(answer)
-        return self._reply.write(frames) if frames else None
+        return self._reply.send(frames) if frames else None
 
     def finish(self, usage: Usage | None) -> Awaitable[None] | None:
-        pending = self._reply.finish(self._encoder.finish(usage))
+        pending = self._reply.end(self._encoder.finish(usage))
         if pending is not None:
             return self._finish(pending)
         self._end()
@@ -130,8 +130,8 @@ class EventSink:
         return self._reply
 
     def _keep_alive(self) -> None:
-        self._reply.write(COMMENT)
-        self._hold = self._loop.call_later(self._call.server.keepalive_comment_ms / 1000, self._wake)
+        self._reply.send(COMMENT)
+        self._hold = self._loop.call_later(self._call.edge.server.keepalive_comment_ms / 1000, self._wake)
 
     async def _finish(self, pending: Awaitable[None]) -> None:
         await pending
@@ -149,6 +149,19 @@ class EventSink:
 _TIMING = f"Server-Timing: {', '.join(f'{stage.label}_q;dur=%.2f, {stage.label};dur=%.2f' for stage in STAGES)}\r\n"
 
 
-def _milliseconds(ticket: Ticket) -> tuple[float, ...]:
-    """How long the request waited for each stage and was in it."""
-    return tuple([1000 * seconds for pair in zip(ticket.sojourn, ticket.service, strict=True) for seconds in pair])
+def _timing(ticket: Ticket) -> str:
+    """How long the request waited for each stage and was in it, in milliseconds (`Server-Timing`, W3C)."""
+    rag_q, assemble_q, inference_q, post_q, stream_q = ticket.sojourn
+    rag, assemble, inference, post, stream = ticket.service
+    return _TIMING % (
+        1e3 * rag_q,
+        1e3 * rag,
+        1e3 * assemble_q,
+        1e3 * assemble,
+        1e3 * inference_q,
+        1e3 * inference,
+        1e3 * post_q,
+        1e3 * post,
+        1e3 * stream_q,
+        1e3 * stream,
+    )

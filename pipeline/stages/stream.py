@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from typing import cast
 
 from pipeline.core.errors import StageFailed
 from pipeline.core.messages import PostOutput
@@ -9,7 +10,11 @@ from pipeline.core.outcomes import Place, Reason
 from pipeline.core.ports import Answer
 from pipeline.core.ticket import Ticket
 from pipeline.stages.base import Stage
+from pipeline.stages.post import FilterChain
 from workers.base import DeltaBatch
+
+# Stands for "the backend" where an awaitable says what to wait for.
+_BACKEND: Awaitable[None] = cast("Awaitable[None]", object())
 
 
 class StreamStage(Stage[PostOutput, None]):
@@ -56,10 +61,10 @@ class Writing:
         """Writes until something must be waited for, and sees to it that it is called again then. Never raises."""
         try:
             while self.ticket.ending is None:
-                if self._begun and not self._finishing and not self._channel.ready:
+                pending = self._write() if self._begun and not self._finishing else self._begin_or_end()
+                if pending is _BACKEND:
                     self._channel.when_ready(self.go_on)
                     return
-                pending = self._step()
                 if pending is not None:
                     self._wait_for_client(pending)
                     return
@@ -67,6 +72,36 @@ class Writing:
             self._client_gone()
         except Exception as error:  # noqa: BLE001 - one request's failure must not be another's
             self._stage.fail(self.ticket, error)
+
+    def _write(self) -> Awaitable[None] | None:
+        """Writes what is ready. The hot path: once for each batch of each answer."""
+        channel = self._channel
+        if not channel.ready:
+            return _BACKEND
+        batches = channel.take_ready()  # raises what the backend call failed with
+        if not batches:
+            self._finishing = True
+            return self._sink.finish(self.ticket.usage)
+        answer = plain(batches) if self._filters is None else self._filtered(self._filters, batches)
+        return self._sink.write(answer) if answer.deltas or answer.body else None
+
+    def _filtered(self, filters: FilterChain, batches: Sequence[DeltaBatch]) -> Answer:
+        answer = filters.run(batches)
+        if filters.ended:
+            self._channel.abandon()  # and so stop the backend call
+            self._channel.close()
+        return answer
+
+    def _begin_or_end(self) -> Awaitable[None] | None:
+        if not self._begun:
+            self._begun = True
+            return self._sink.begin(self._message)
+        now = self._stage.clock()
+        self.ticket.service[Place.STREAM] = now - self._began
+        if self._stage.trace is not None:
+            self._stage.trace(self.ticket, Place.STREAM)
+        self.ticket.end(Reason.DONE, now)
+        return None
 
     def _wait_for_client(self, pending: Awaitable[None]) -> None:
         task = asyncio.ensure_future(pending)
@@ -87,36 +122,6 @@ class Writing:
 
     def _client_gone(self) -> None:
         self.ticket.cancel(Reason.CLIENT_GONE, self._stage.clock())
-
-    def _step(self) -> Awaitable[None] | None:
-        if not self._begun:
-            self._begun = True
-            return self._sink.begin(self._message)
-        if self._finishing:
-            self._complete()
-            return None
-        batches = self._channel.take_ready()  # raises what the backend call failed with
-        if not batches:
-            self._finishing = True
-            return self._sink.finish(self.ticket.usage)
-        return self._write(batches)
-
-    def _write(self, batches: Sequence[DeltaBatch]) -> Awaitable[None] | None:
-        filters = self._filters
-        answer = plain(batches) if filters is None else filters.run(batches)
-        if filters is not None and filters.ended:
-            self._channel.abandon()  # and so stop the backend call
-            self._channel.close()
-        if answer.deltas or answer.body:
-            return self._sink.write(answer)
-        return None
-
-    def _complete(self) -> None:
-        now = self._stage.clock()
-        self.ticket.service[Place.STREAM] = now - self._began
-        if self._stage.trace is not None:
-            self._stage.trace(self.ticket, Place.STREAM)
-        self.ticket.end(Reason.DONE, now)
 
 
 def plain(batches: Sequence[DeltaBatch]) -> Answer:

@@ -1,4 +1,5 @@
-"""What a misbehaving backend does to the client of Headgate: a status and an error, or one in the stream; nothing leaks."""
+"""What a misbehaving backend does to the client of Headgate: a status and an error, or one in the stream; nothing
+leaks."""
 
 import asyncio
 import json
@@ -69,7 +70,11 @@ BEFORE = {
     "fails": (says(whole(b"Internal Server Error", 500, "text/plain")), 502, "backend_error"),
     "answers HTML": (says(whole(b"<html>hello</html>", 200, "text/html")), 502, "backend_error"),
     "answers HTML with 502": (says(whole(b"<html>bad gateway</html>", 502, "text/html")), 502, "backend_error"),
-    "answers broken JSON": (says(head(Transfer_Encoding="chunked") + http_chunk(b"data: {nope\n\n")), 502, "backend_error"),
+    "answers broken JSON": (
+        says(head(Transfer_Encoding="chunked") + http_chunk(b"data: {nope\n\n")),
+        502,
+        "backend_error",
+    ),
     "redirects": (says(whole(b"", 302, Location="http://127.0.0.1:1/")), 502, "backend_error"),
     "closes at once": (says_and_closes(b""), 502, "backend_error"),
     "resets at once": (says_and_resets(b""), 502, "backend_error"),

@@ -1,6 +1,8 @@
 """A knowledge process in this one: the real thing, on a socket in a temporary folder."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from config.load import encode
 from config.schema import Config
 from pipeline.knowledge.client import KnowledgeClient
 from pipeline.knowledge.places import SOCKET
@@ -59,3 +62,51 @@ async def served(conf: Config, *, temporary: bool = False) -> AsyncIterator[Know
         await client.aclose()
         stopping.set()
         await task
+
+
+_DAEMON = """
+import asyncio, signal, sys
+from config.load import decode
+from pipeline.knowledge.process import serve
+
+async def main():
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    await serve(decode(sys.stdin.buffer.read()), ready=lambda: print("ready", flush=True), stopping=stopping)
+
+asyncio.run(main())
+"""
+
+
+class Daemon:
+    """The knowledge process of a daemon: a real process."""
+
+    def __init__(self, conf: Config) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", _DAEMON], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert self.child.stdin is not None
+        self.child.stdin.write(encode(conf))
+        self.child.stdin.close()
+
+    async def ready(self) -> "Daemon":
+        assert self.child.stdout is not None
+        line = await asyncio.to_thread(self.child.stdout.readline)
+        assert line == b"ready\n", await asyncio.to_thread(self.child.stderr.read) if self.child.stderr else b""
+        return self
+
+    def kill(self) -> None:
+        self.child.kill()
+        self._reap()
+
+    def stop(self) -> int:
+        self.child.terminate()
+        return self._reap()
+
+    def _reap(self) -> int:
+        code = self.child.wait(timeout=20)
+        for stream in (self.child.stdout, self.child.stderr):
+            if stream is not None:
+                stream.close()
+        return code
+

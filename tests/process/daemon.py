@@ -29,7 +29,7 @@ config = load(Path(sys.argv[-1])).config
 logs = Logs(config.logging, "supervisor")
 sys.exit(uvloop.run(supervise(config, lambda line: print(line, flush=True), shards={shards})))
 """
-COMMAND = "from pipeline.cli import main; from pipeline.process.command import serve; main.add_command(serve); main()"
+COMMAND = "from pipeline.cli import main; main()"
 
 ECHO = """
 [[workers]]

@@ -285,6 +285,8 @@ async def test_health(reply, ok, detail):
         assert (health.ok, health.detail) == (ok, detail)
         assert (backend.exchanges[0].method, backend.exchanges[0].path) == ("GET", "/v1/models")
         assert backend.exchanges[0].headers["authorization"] == "Bearer sk-secret-1"
+        await worker.health()
+        assert backend.connections == 1
 
 
 @pytest.mark.slow

@@ -188,6 +188,29 @@ def test_a_chunk_of_the_backends_own_passes():
     assert decoder.done
 
 
+def test_an_object_that_is_no_chunk_is_left_out():
+    (batch,), decoder = fed(events({"type": "ping"}, {"usage": usage_chunk()["usage"]}, chunk("a", finish="stop")))
+    assert [delta.text for delta in batch.deltas] == ["a"]
+    assert batch.usage is not None
+    assert decoder.done
+
+
+ERRORS = [
+    {"error": {"message": "too long", "code": 400}},
+    {"object": "error", "message": "too long", "code": 400},
+    {"message": "too long", "type": "invalid_request_error", "choices": []},
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_in_place_of_an_answer(error):
+    _, decoder = fed(events(error))
+    with pytest.raises(WorkerError) as raised:
+        decode_completion(json.dumps(error).encode())
+    for found in (decoder.error, raised.value):
+        assert (found.kind, found.message) == (WorkerErrorKind.REFUSED, "the backend sent an error: too long")
+
+
 @pytest.mark.parametrize("payloads", [(), ({"choices": []},)])
 def test_an_end_without_an_answer_is_a_cut(payloads):
     _, decoder = fed(events(*payloads))
@@ -275,9 +298,3 @@ def test_a_whole_answer_that_is_none(body):
     with pytest.raises(WorkerError) as raised:
         decode_completion(body)
     assert raised.value.kind is WorkerErrorKind.PROTOCOL
-
-
-def test_an_error_in_place_of_a_whole_answer():
-    with pytest.raises(WorkerError, match="too long") as raised:
-        decode_completion(b'{"error": {"message": "too long", "code": 400}}')
-    assert raised.value.kind is WorkerErrorKind.REFUSED

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from contextlib import aclosing
 
+import psutil
 import pytest
 
 from tests.servers import (
@@ -103,12 +104,15 @@ async def test_a_generation_that_was_never_started_calls_nobody():
 
 async def test_an_aborted_call_stops_sending():
     async with calling(says_and_waits(b""), reads=False) as (worker, backend):
+        before = psutil.Process().num_fds()
         waiting = asyncio.create_task(told(worker, ask("x" * 20_000_000)))
         await backend.until(lambda backend: backend.exchanges)
         await asyncio.sleep(0.02)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+        await asyncio.sleep(0.02)
+        assert psutil.Process().num_fds() == before + 1  # the backend's end, which has not noticed yet
         backend.exchanges[0].listen()
         await asyncio.wait_for(backend.exchanges[0].gone.wait(), 1)
         assert backend.received < 20_000_000
