@@ -81,7 +81,7 @@ class Flow:
             self.stream.left()
         if ticket.place is not Place.INGRESS:
             queue = self.stages[ticket.place].inbox
-            if len(queue):
+            if queue.waiting:
                 queue.withdraw(lambda message: message.request.ticket is ticket)
         if ticket.held:
             for place in STAGES:

@@ -23,16 +23,17 @@ class Books(Hooks):
     def __init__(self) -> None:
         self.opened: list[Ticket] = []
         self.ended: list[Ticket] = []
-        self.deltas = 0
+
+    @property
+    def deltas(self) -> int:
+        """That workers delivered."""
+        return sum(ticket.chunks for ticket in self.opened)
 
     def after_open(self, ticket: Ticket) -> None:
         self.opened.append(ticket)
 
     def after_end(self, ticket: Ticket) -> None:
         self.ended.append(ticket)
-
-    def after_deltas(self, ticket: Ticket, count: int, gap: float | None) -> None:
-        self.deltas += count
 
 
 def config(**sections: Any) -> Config:

@@ -36,11 +36,17 @@ class Serving(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(conf: Config, *, retriever: Retriever | None = None) -> AsyncIterator[Serving]:
+async def serving(
+    conf: Config,
+    *,
+    retriever: Retriever | None = None,
+    workers: dict[str, ModelWorker] | None = None,
+    operations: Operations | None = None,
+) -> AsyncIterator[Serving]:
     """Fails when a task, a place, a connection or a descriptor is left behind. Clients must have closed theirs."""
     descriptors = _descriptors()
-    async with running(conf, retriever=retriever) as (pipeline, books):
-        edge = EdgeServer(pipeline.ingress, conf.server, NoOperations())
+    async with running(conf, retriever=retriever, workers=workers) as (pipeline, books):
+        edge = EdgeServer(pipeline.ingress, conf.server, operations or NoOperations())
         sock = socket.create_server(("127.0.0.1", 0), backlog=128)
         port = sock.getsockname()[1]
         await edge.start(sock)

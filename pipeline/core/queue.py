@@ -38,7 +38,18 @@ class StageQueue(Generic[T]):
     Not thread-safe; belongs to one event loop.
     """
 
-    __slots__ = ("_closed", "_loop", "_ring", "_taker", "_vacancy", "capacity", "offered", "reserved", "shed", "taken")
+    __slots__ = (
+        "_closed",
+        "_loop",
+        "_taker",
+        "_vacancy",
+        "capacity",
+        "offered",
+        "reserved",
+        "shed",
+        "taken",
+        "waiting",
+    )
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
@@ -48,14 +59,14 @@ class StageQueue(Generic[T]):
         self.offered = 0
         self.taken = 0
         self.shed = 0
-        self._ring: deque[tuple[float, T]] = deque()
+        self.waiting: deque[tuple[float, T]] = deque()  # to be looked at only: each with the time it was put
         self._loop: asyncio.AbstractEventLoop | None = None
         self._taker: asyncio.Future[None] | None = None
         self._vacancy: Callable[[], None] | None = None
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._ring)
+        return len(self.waiting)
 
     @property
     def closed(self) -> bool:
@@ -64,7 +75,7 @@ class StageQueue(Generic[T]):
     @property
     def vacancies(self) -> int:
         """Places neither held nor reserved."""
-        return self.capacity - len(self._ring) - self.reserved
+        return self.capacity - len(self.waiting) - self.reserved
 
     def try_put(self, item: T, now: float, *, reserved: bool = False) -> Put:
         """Appends `item`, or says at once why not. With `reserved` a place held by `reserve` is used up either way."""
@@ -74,10 +85,10 @@ class StageQueue(Generic[T]):
         if self._closed:
             self.shed += 1
             return Put.CLOSED
-        if not reserved and len(self._ring) + self.reserved >= self.capacity:
+        if not reserved and len(self.waiting) + self.reserved >= self.capacity:
             self.shed += 1
             return Put.FULL
-        self._ring.append((now, item))
+        self.waiting.append((now, item))
         taker = self._taker
         if taker is not None and not taker.done():
             taker.set_result(None)
@@ -85,10 +96,14 @@ class StageQueue(Generic[T]):
 
     def reserve(self) -> bool:
         """Holds a place for a later `try_put(…, reserved=True)`; False when there is none."""
-        if self._closed or len(self._ring) + self.reserved >= self.capacity:
+        if self._closed or len(self.waiting) + self.reserved >= self.capacity:
             return False
         self.reserved += 1
         return True
+
+    def hold(self) -> None:
+        """`reserve` for a caller who has just seen a vacancy."""
+        self.reserved += 1
 
     def release(self) -> None:
         """Gives a reserved place back unused."""
@@ -118,7 +133,7 @@ class StageQueue(Generic[T]):
 
         An empty list means closed and drained. Safe to cancel: nothing is lost. One consumer at a time.
         """
-        while not self._ring and not self._closed:
+        while not self.waiting and not self._closed:
             await self.wait()
         return self.take_ready(limit)
 
@@ -132,7 +147,7 @@ class StageQueue(Generic[T]):
 
     def take_ready(self, limit: int) -> list[tuple[float, T]]:
         """`take` of what is there."""
-        ring = self._ring
+        ring = self.waiting
         if len(ring) <= limit:
             items = list(ring)
             ring.clear()
@@ -145,11 +160,11 @@ class StageQueue(Generic[T]):
 
     def withdraw(self, match: Callable[[T], bool]) -> list[T]:
         """Removes and returns the waiting items that `match`, oldest first: their requests have ended elsewhere."""
-        out = [item for _, item in self._ring if match(item)]
+        out = [item for _, item in self.waiting if match(item)]
         if out:
-            kept = [entry for entry in self._ring if not match(entry[1])]
-            self._ring.clear()
-            self._ring.extend(kept)
+            kept = [entry for entry in self.waiting if not match(entry[1])]
+            self.waiting.clear()
+            self.waiting.extend(kept)
             self._vacated()
         return out
 
@@ -160,9 +175,9 @@ class StageQueue(Generic[T]):
             self._taker.set_result(None)
 
     def statistics(self, now: float) -> QueueStatistics:
-        oldest = now - self._ring[0][0] if self._ring else 0.0
+        oldest = now - self.waiting[0][0] if self.waiting else 0.0
         return QueueStatistics(
-            len(self._ring), self.capacity, self.reserved, oldest, self.offered, self.taken, self.shed
+            len(self.waiting), self.capacity, self.reserved, oldest, self.offered, self.taken, self.shed
         )
 
     def _vacated(self) -> None:

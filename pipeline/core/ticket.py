@@ -31,12 +31,14 @@ class Ticket:
         "_on_end",
         "arrived",
         "chunks",
+        "counted",
         "cut",
         "degraded",
         "ended",
         "ending",
         "filtered",
         "first_delta",
+        "gaps",
         "held",
         "passages",
         "place",
@@ -68,6 +70,8 @@ class Ticket:
         self.service = [0.0] * len(STAGES)  # seconds each stage worked on it
         self.first_delta: float | None = None  # seconds after arrival
         self.chunks = 0  # deltas that the worker delivered
+        self.counted = 0  # of them, those that an observer has seen
+        self.gaps: list[float] = []  # seconds between deltas that no observer has seen
         self.prompt_tokens = 0  # estimated by Assemble
         self.passages = 0
         self.degraded = False

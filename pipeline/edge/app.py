@@ -2,10 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
 from functools import partial
-
-from aiohttp import web
 
 from config.schema import ServerSection
 from pipeline.core.errors import Cancelled
@@ -20,37 +17,10 @@ from pipeline.edge.native import PromptDialect
 from pipeline.edge.openai import ChatDialect
 from pipeline.edge.openapi import describe
 from pipeline.edge.operations import OperationsHandlers
-from pipeline.edge.protocol import HEADER_LINES_MAX, LINGER_S, Connection, Limits, Refusal
+from pipeline.edge.protocol import Connection, ConnectionServer, Limits, Refusal
 from pipeline.ingress import Ingress
 
 STOP_GRACE_S = 2.0  # for the last answers to be written
-
-
-class ConnectionServer(web.Server):
-    """aiohttp's low-level server with connections of ours: there is no router and no middleware on the way."""
-
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: Limits) -> None:
-        super().__init__(handler, handler_cancellation=True)
-        self._limits = limits
-
-    def __call__(self) -> Connection:
-        limits = self._limits
-        return Connection(
-            self,
-            limits,
-            loop=self._loop,
-            access_log=None,
-            keepalive_timeout=limits.idle_seconds,
-            max_line_size=limits.head_bytes,
-            max_field_size=limits.head_bytes,
-            max_headers=HEADER_LINES_MAX,
-            lingering_time=LINGER_S,
-            auto_decompress=False,
-        )
-
-    @property
-    def open(self) -> int:
-        return len(self._connections)
 
 
 class EdgeServer:

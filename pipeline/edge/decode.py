@@ -55,6 +55,8 @@ _steps = re.compile(r"\.([^.\[]+)|\[(\d+)\]").findall
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Raises `InvalidRequest`, or one of its kinds, for whatever is wrong with `body`."""
     try:
+        if not body.isascii():
+            body.decode()  # the decoder looks only into the strings that it keeps
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise refused(error, body) from error

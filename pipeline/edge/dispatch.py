@@ -50,7 +50,8 @@ class Dispatcher:
         except Exception:  # noqa: BLE001 - a bug in one handler is one request's failure, logged and answered
             _log.exception("request handler failed", request_id=request_id)
             response = _refusal(call, StageFailed("The server failed on this request"))
-        if self._edge.draining or not request.content.is_eof():
+        content = request.content
+        if self._edge.draining or not content.is_eof() or content.exception() is not None:
             response.force_close()
         return response
 

@@ -51,7 +51,7 @@ def session_id(headers: Mapping[str, str]) -> str | None:
     given = headers.get(SESSION_ID)
     if given is not None and not _is_session_id(given):
         raise InvalidRequest(
-            f"Invalid header {SESSION_ID}: expected at most 256 printable ASCII characters", param=SESSION_ID
+            f"Invalid header {SESSION_ID}: expected at most 256 printable ASCII characters", param=str(SESSION_ID)
         )
     return given or None
 
@@ -65,7 +65,7 @@ def timeout(headers: Mapping[str, str]) -> float | None:
     if not 0 < milliseconds <= TIMEOUT_MAX_MS:
         raise InvalidRequest(
             f"Invalid header {TIMEOUT}: expected whole milliseconds from 1 to {TIMEOUT_MAX_MS}, got {given[:40]!r}",
-            param=TIMEOUT,
+            param=str(TIMEOUT),
         )
     return milliseconds / 1000
 

@@ -9,21 +9,21 @@ The head gate, which refuses requests before their body is read, belongs into `C
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from config.schema import ServerSection
 from pipeline.core.errors import HeadgateError, Overloaded, SlowClient, StageFailed
 from pipeline.core.outcomes import Place, Reason
 from pipeline.edge.errors import HeadTooLarge, MalformedHttp, error_json, refusal_bytes
 
-LINGER_S = 2.0  # how long a refused client may go on sending before it is cut off
+LINGER_S = 1.0  # how long a refused client may go on sending before it is cut off
 HEADER_LINES_MAX = 128
 REFUSALS_MAX = 256  # refused connections that wait for their answer; more are closed at once
 
@@ -58,7 +58,9 @@ class Connection(RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being handled or waiting to be."""
+        """Whether no request is being handled or waiting to be, and another may come."""
+        if self._close or self._force_close:
+            return False
         waiter = self._waiter
         return self._request_count == 0 if waiter is None else not waiter.done()
 
@@ -73,6 +75,7 @@ class Connection(RequestHandler):
             if self._received > self._limits.head_bytes:
                 self._refuse_large_heads()
             self._received = 0
+            self._break_body()
         elif self.idle:
             self._head_incomplete(data)
 
@@ -103,7 +106,7 @@ class Connection(RequestHandler):
             raise ConnectionError("the client has gone, or got a part of its answer")
         error = _head_error(exc, message, self._limits)
         response = web.Response(status=error.status, body=error_json(error), content_type="application/json")
-        response.headers["Server"] = "headgate"
+        response.headers.update({"Server": "headgate", "Connection": "close"})
         response.force_close()
         return response
 
@@ -126,6 +129,23 @@ class Connection(RequestHandler):
                 error = self._limits.head_too_large
                 self._messages[position] = (_ErrInfo(error.status, error, error.message), EMPTY_PAYLOAD)
 
+    def _break_body(self) -> None:
+        """What cannot be parsed may be the rest of a body that is being read: aiohttp would let its reader wait."""
+        broken = self._messages[-1][0] if self._messages else None
+        if not isinstance(broken, _ErrInfo):
+            return
+        if len(self._messages) > 1:
+            body = self._messages[-2][1]
+        elif self._current_request is not None:
+            body = self._current_request.content
+        else:
+            return
+        if not body.is_eof():
+            self._messages.pop()
+            body.set_exception(RequestPayloadError(_first_line(broken.message)))
+            body.feed_eof()
+            self.close()
+
     def _refuse(self, error: HeadgateError) -> None:
         """Answers where no request is being handled. What still comes in is read and forgotten for a while: closing at
         once would reset the connection, and the answer could be lost."""
@@ -133,6 +153,33 @@ class Connection(RequestHandler):
         self.close()
         if transport is not None:
             self._head_timer = _answer_and_linger(transport, refusal_bytes(error))
+
+
+class ConnectionServer(web.Server):
+    """aiohttp's low-level server with connections of ours: there is no router and no middleware on the way."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: Limits) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._limits = limits
+
+    def __call__(self) -> Connection:
+        limits = self._limits
+        return Connection(
+            self,
+            limits,
+            loop=self._loop,
+            access_log=None,
+            keepalive_timeout=limits.idle_seconds,
+            max_line_size=limits.head_bytes,
+            max_field_size=limits.head_bytes,
+            max_headers=HEADER_LINES_MAX,
+            lingering_time=LINGER_S,
+            auto_decompress=False,
+        )
+
+    @property
+    def open(self) -> int:
+        return len(self._connections)
 
 
 class Refusal(asyncio.Protocol):
@@ -194,6 +241,10 @@ def _head_error(error: BaseException | None, message: str | None, limits: Limits
     if isinstance(error, LineTooLong) or (message or "").startswith("Too many headers"):
         return limits.head_too_large
     if isinstance(error, HttpProcessingError):
-        what = (message or str(error)).partition("\n")[0].rstrip(":")
-        return MalformedHttp(f"The request is not HTTP as it should be: {what}")
+        return MalformedHttp(f"The request is not HTTP as it should be: {_first_line(message or str(error))}")
     return StageFailed("The server failed on this request")
+
+
+def _first_line(message: str) -> str:
+    """Without the excerpt of what was received, which the parser puts below."""
+    return message.partition("\n")[0].rstrip(":")

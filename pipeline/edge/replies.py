@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import cast
 
-from aiohttp import HttpVersion10, web
+from aiohttp import ClientConnectionResetError, HttpVersion10, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import StreamWriter
@@ -84,7 +84,15 @@ class EventReply(_Reply):
         self._finished = False
 
     def send(self, frames: bytes) -> Awaitable[None] | None:
-        return eager(self._call.request.writer.write(self._framed(frames)))
+        request = self._call.request
+        if not self.opened:
+            return eager(request.writer.write(self._framed(frames)))
+        # Once for each batch of each answer: what aiohttp's writer does, without its coroutine.
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ClientConnectionResetError("the client has gone")
+        transport.write(self._framed(frames))
+        return request.writer.drain() if request.protocol.writing_paused else None
 
     def end(self, frames: bytes) -> Awaitable[None] | None:
         return eager(self._call.request.writer.write(self._last(frames)))

@@ -55,5 +55,9 @@ def eager(coroutine: Coroutine[Any, Any, Any]) -> Awaitable[None] | None:
 @types.coroutine
 def _rest(coroutine: Coroutine[Any, Any, Any], waiting_for: Any) -> Generator[Any, None, None]:
     """Gives the event loop the future that `coroutine` is waiting for, then goes on with it."""
-    yield waiting_for
+    try:
+        yield waiting_for
+    except BaseException:  # cancelled: as if it had been awaited all along
+        coroutine.close()
+        raise
     yield from coroutine

@@ -136,6 +136,7 @@ class _Link:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
+        self._lose()  # a task that had not begun did not come to it
         with suppress(ConnectionError):
             await self._writer.wait_closed()
 
@@ -148,8 +149,11 @@ class _Link:
         except (FrameError, ConnectionError):
             pass  # the same as its end
         finally:
-            self.lost = True
-            self._writer.close()
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_result(None)
+            self._lose()
+
+    def _lose(self) -> None:
+        self.lost = True
+        self._writer.close()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_result(None)

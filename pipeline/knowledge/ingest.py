@@ -6,29 +6,22 @@ Every document is complete, or known to be incomplete, at any moment, so an inge
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from config.schema import CollectionSection, Config
 from pipeline.core.errors import RetrievalError
-from pipeline.knowledge.client import KnowledgeClient
 from pipeline.knowledge.discovery import Discovery, Document, Unread, discover
 from pipeline.knowledge.errors import Disconnected, IngestError
-from pipeline.knowledge.places import SOCKET
+from pipeline.knowledge.reach import Reach, reach
 from pipeline.knowledge.reading import Cut, Job, Reader, Refused
-from pipeline.knowledge.temporary import temporary_process
 from pipeline.knowledge.wire import Piece
-
-T = TypeVar("T")
 
 PIECES_AT_ONCE = 16
 DOCUMENTS_AT_ONCE = 2  # one is being read and cut while the other one is being embedded
-RETRY_SECONDS = 20.0  # how long a knowledge process may be away, say because it is being restarted
-RETRY_PAUSE = 0.2
 
 
 class Progress(msgspec.Struct):
@@ -81,17 +74,14 @@ async def ingest(
     began = time.monotonic()
     section = _section(config, collection)
     found = await asyncio.to_thread(discover, paths)
-    async with AsyncExitStack() as stack:
-        knowledge, own = await _reach(stack, config, section)
-        reader = Reader()
-        stack.push_async_callback(reader.aclose)
-        run = _Run(knowledge, reader, section, found, report)
+    async with reach(config, section) as process, aclosing(Reader()) as reader:
+        run = _Run(process, reader, section, found, report)
         if recreate:
-            await run.retried(lambda: knowledge.recreate(collection))
+            await process.retried(lambda: process.client.recreate(collection))
         await run.documents(prune=prune, spare_others=spare_others)
-        if own:
+        if process.own:
             await run.optimize()
-        run.result.total_chunks = await run.retried(lambda: knowledge.count(collection))
+        run.result.total_chunks = await process.retried(lambda: process.client.count(collection))
     run.result.seconds = time.monotonic() - began
     return run.result
 
@@ -104,35 +94,19 @@ def _section(config: Config, name: str) -> CollectionSection:
     raise IngestError(f"no collection {name!r} is configured (there are: {known})")
 
 
-async def _reach(stack: AsyncExitStack, config: Config, section: CollectionSection) -> tuple[KnowledgeClient, bool]:
-    """The knowledge process, and whether it is our own."""
-    client = KnowledgeClient(Path(config.server.data_dir) / SOCKET)
-    try:
-        await client.connect()
-        own = False
-    except Disconnected:
-        if section.store == "memory":
-            raise IngestError(
-                f"collection {section.name!r} is kept in a daemon's memory, and none runs: start `headgate serve` first"
-            ) from None
-        own = await stack.enter_async_context(temporary_process(config, section))
-    stack.push_async_callback(client.aclose)
-    return client, own
-
-
 class _Run:
     """One ingest under way."""
 
     def __init__(
         self,
-        knowledge: KnowledgeClient,
+        process: Reach,
         reader: Reader,
         section: CollectionSection,
         found: Discovery,
         report: Callable[[Progress], None],
     ) -> None:
         self.result = IngestReport(unreadable=list(found.unread))
-        self._knowledge = knowledge
+        self._process = process
         self._reader = reader
         self._section = section
         self._found = found
@@ -142,7 +116,7 @@ class _Run:
 
     async def documents(self, *, prune: bool, spare_others: bool) -> None:
         self._report(self._progress)
-        self._stored = await self.retried(lambda: self._knowledge.documents(self._section.name))
+        self._stored = await self._process.retried(lambda: self._process.client.documents(self._section.name))
         if spare_others and not all(map(self._found.covers, self._stored)):
             self.result.spared = True
             return
@@ -161,24 +135,13 @@ class _Run:
         self.result.unreadable.sort()
         self.result.empty.sort()
 
-    async def retried(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The call's result, with patience for a knowledge process that is being restarted or replaced."""
-        until = time.monotonic() + RETRY_SECONDS
-        while True:
-            try:
-                return await call()
-            except Disconnected:
-                if time.monotonic() > until:
-                    raise
-                await asyncio.sleep(RETRY_PAUSE)
-
     async def optimize(self) -> None:
         """In our own knowledge process, which serves nobody else. One that took over from it refuses, and rightly."""
         if self.result.chunks or self.result.deleted:
             self._progress.current = "building the index"
             self._report(self._progress)
             with suppress(RetrievalError):
-                await self._knowledge.optimize(self._section.name)
+                await self._process.client.optimize(self._section.name)
 
     async def _work(self, waiting: Iterator[Document]) -> None:
         for document in waiting:
@@ -193,7 +156,7 @@ class _Run:
         job = Job(os.fsencode(document.path), self._section.chunk_chars, self._section.overlap_chars, known)
         result = await self._reader.read(job)
         if isinstance(result, Cut) and result.texts:
-            await self.retried(lambda: self._write(document, result))
+            await self._process.retried(lambda: self._write(document, result))
             self.result.added += document.source not in self._stored
             self.result.updated += document.source in self._stored
             return
@@ -216,7 +179,7 @@ class _Run:
         stored = 0
         try:
             for part in (pieces[i : i + PIECES_AT_ONCE] for i in range(0, len(pieces), PIECES_AT_ONCE)):
-                await self._knowledge.write(self._section.name, part)
+                await self._process.client.write(self._section.name, part)
                 stored += len(part)
                 self._count(len(part), document.size / len(pieces))
         except Disconnected:
@@ -229,5 +192,5 @@ class _Run:
         self._report(self._progress)
 
     async def _delete(self, source: str) -> None:
-        await self.retried(lambda: self._knowledge.delete(self._section.name, source))
+        await self._process.retried(lambda: self._process.client.delete(self._section.name, source))
         self.result.deleted += 1

@@ -23,7 +23,7 @@ from config.load import decode, encode
 from config.schema import CollectionSection, Config
 from pipeline.knowledge.errors import IngestError
 from pipeline.knowledge.process import serve
-from workers.minilm import EmbedderUnavailable
+from workers.errors import EmbedderUnavailable
 
 READY = b"ready\n"
 END_SECONDS = 10.0  # then it is killed, which no collection minds

@@ -58,7 +58,13 @@ class ShardMetrics(Hooks):
         if ticket.route == UNROUTED:
             cells[route.offered] += 1
         cells[route.outcomes + ending.place * len(REASONS) + self._reasons[ending.reason]] += 1
+
+    def observe(self, ticket: Ticket) -> None:
+        """Books what else is known about an ended request."""
+        cells = self._cells
+        route = self._routes[ticket.route]
         self._observe_stages(ticket)
+        self.after_deltas(ticket)
         if ticket.first_delta is not None:
             observe(cells, route.first_token, ticket.first_delta)
         usage = ticket.usage
@@ -66,10 +72,14 @@ class ShardMetrics(Hooks):
             cells[route.prompt_tokens] += min(max(usage.prompt_tokens, 0), _MOST_TOKENS)
             cells[route.completion_tokens] += min(max(usage.completion_tokens, 0), _MOST_TOKENS)
 
-    def after_deltas(self, ticket: Ticket, count: int, gap: float | None) -> None:
-        self._cells[self._routes[ticket.route].deltas] += count
-        if gap is not None and count:
-            observe(self._cells, self._workers[ticket.worker].inter_token, gap / count, count)
+    def after_deltas(self, ticket: Ticket) -> None:
+        self._cells[self._routes[ticket.route].deltas] += ticket.chunks - ticket.counted
+        ticket.counted = ticket.chunks
+        gaps = ticket.gaps
+        if gaps:
+            ticket.gaps = []
+            for gap in gaps:
+                observe(self._cells, self._workers[ticket.worker].inter_token, gap)
 
     def _observe_stages(self, ticket: Ticket) -> None:
         """A stage was entered when it shows any time at all; the clock is finer than the shortest stage."""
@@ -77,9 +87,12 @@ class ShardMetrics(Hooks):
         for waited, worked, (queue, queued, stage, staged) in zip(
             ticket.sojourn, ticket.service, self._stages, strict=True
         ):
-            if waited or worked:
+            if waited:
                 cells[queue + bisect_left(QUEUE_BOUNDS, waited)] += 1
                 cells[queued] += int(waited * _NANO)
+            elif worked:
+                cells[queue] += 1  # it found the stage idle
+            if waited or worked:
                 cells[stage + bisect_left(STAGE_BOUNDS, worked)] += 1
                 cells[staged] += int(worked * _NANO)
 

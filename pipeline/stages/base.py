@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import CoroutineType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.core.errors import DeadlineExceeded, HeadgateError, Overloaded, StageFailed
 from pipeline.core.outcomes import Place, Reason
@@ -49,6 +49,7 @@ class Stage(Generic[In, Out]):
         self.rate = 0.0  # requests a second that leave the queue, averaged over about a second
         self.trace: Trace | None = None  # called when a request has passed the stage
         self._following = following
+        self.bit = 1 << self.place  # of `Ticket.held`
         self._idle = False  # waits for its inbox
         self.clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,7 +74,7 @@ class Stage(Generic[In, Out]):
         """Runs until the inbox is closed and drained, or until cancelled."""
         inbox, clock = self.inbox, self.clock
         while True:
-            if not len(inbox):
+            if not inbox.waiting:
                 if inbox.closed:
                     return
                 self._idle = True
@@ -84,25 +85,24 @@ class Stage(Generic[In, Out]):
             if room <= 0:
                 await self._park()
                 continue
-            now = clock()
             for entered, message in inbox.take_ready(min(room, BATCH)):
-                now = self._process(message, now - entered, now)
-            if len(inbox):
+                now = clock()
+                self.carry(message, now - entered, now)
+            if inbox.waiting:
                 await asyncio.sleep(0)  # the others' turn
 
-    def offer(self, message: In, now: float, *, reserved: bool = False) -> Put:
+    def offer(self, message: In, now: float) -> Put:
         """Puts a message into the inbox, or says at once why not.
 
         When the stage is idle and has room, it handles the message here and now instead of being woken for it: an
         empty queue costs no turn of the event loop.
         """
-        inbox = self.inbox
-        if self._idle and not len(inbox) and self.room() > 0:
-            result = inbox.pass_by(reserved=reserved)
-            if result is Put.ACCEPTED:
-                self._process(message, 0.0, now)
-            return result
-        return inbox.try_put(message, now, reserved=reserved)
+        if not self.takes_at_once():
+            return self.inbox.try_put(message, now)
+        result = self.inbox.pass_by()
+        if result is Put.ACCEPTED:
+            self.carry(message, 0.0, now)
+        return result
 
     def nudge(self) -> None:
         """There may be room again."""
@@ -115,23 +115,15 @@ class Stage(Generic[In, Out]):
         if now > then:
             self.rate += _RATE_WEIGHT * ((self.inbox.taken - taken) / (now - then) - self.rate)
             self._last_tick = (now, self.inbox.taken)
-        if len(self.inbox):
+        if self.inbox.waiting:
             for message in self.inbox.withdraw(lambda waiting: bool(waiting.request.deadline <= now)):
                 self._expire(message.request.ticket, now)
 
     def hand_on(self, message: Out, ticket: Ticket, now: float) -> None:
         """Offers `message` to the next stage, or sheds its request."""
         following = self._following
-        if following is None:
-            return
-        place = following.place
-        bit = 1 << place
-        reserved = bool(ticket.held & bit)
-        if reserved:
-            ticket.held ^= bit
-        ticket.place = place
-        if following.offer(message, now, reserved=reserved) is not Put.ACCEPTED:
-            self._shed(ticket, place, now)
+        if following is not None and self._pass_on(message, ticket, now, following):
+            following.carry(message, 0.0, now)
 
     def spawn(self, work: Coroutine[Any, Any, Out | None], ticket: Ticket) -> "asyncio.Task[Out | None]":
         """Runs `work` as a task of the request: cancelled with it, and counted against the stage's concurrency."""
@@ -141,32 +133,57 @@ class Stage(Generic[In, Out]):
         task.add_done_callback(partial(self._task_done, ticket, self.clock()))
         return task
 
-    def _process(self, message: In, sojourn: float, now: float) -> float:
-        request = message.request
-        ticket: Ticket = request.ticket
-        if ticket.ending is not None:
-            return now
-        ticket.sojourn[self.place] = sojourn
-        if now >= request.deadline:
-            self._expire(ticket, now)
-            return now
-        try:
-            result = self.handle(message)
-        except Exception as error:  # noqa: BLE001 - one request's failure must not be another's
-            self.fail(ticket, error)
-            return self.clock()
-        after = self.clock()
-        if result is None:
-            return after
-        if isinstance(result, CoroutineType):
-            self.spawn(result, ticket)
-            return after
-        result = cast(Out, result)
-        ticket.service[self.place] = after - now
-        if self.trace is not None:
-            self.trace(ticket, self.place)
-        self.hand_on(result, ticket, after)
-        return after
+    def takes_at_once(self) -> bool:
+        return self._idle and not self.inbox.waiting and self.room() > 0
+
+    def carry(self, message: Any, sojourn: float, now: float) -> None:
+        """Takes a message through this stage, and on through the following ones as far as they are idle.
+
+        A loop rather than calls from stage to stage: this is what every request passes through five times.
+        """
+        stage: Stage[Any, Any] = self
+        ticket: Ticket = message.request.ticket
+        deadline: float = message.request.deadline
+        clock = self.clock
+        while ticket.ending is None:
+            place = stage.place
+            ticket.sojourn[place] = sojourn
+            if now >= deadline:
+                stage._expire(ticket, now)
+                return
+            try:
+                result = stage.handle(message)
+            except Exception as error:  # noqa: BLE001 - one request's failure must not be another's
+                stage.fail(ticket, error)
+                return
+            if result is None:
+                return
+            if isinstance(result, CoroutineType):
+                stage.spawn(result, ticket)
+                return
+            after = clock()
+            ticket.service[place] = after - now
+            if stage.trace is not None:
+                stage.trace(ticket, place)
+            following = stage._following
+            if following is None or not stage._pass_on(result, ticket, after, following):
+                return
+            stage, message, sojourn, now = following, result, 0.0, after
+
+    def _pass_on(self, message: Any, ticket: Ticket, now: float, following: "Stage[Any, Any]") -> bool:
+        """Puts a message into the next stage's queue, or sheds its request; True when that stage is to take it now."""
+        ticket.place = following.place
+        bit = following.bit
+        reserved = bool(ticket.held & bit)
+        if reserved:
+            ticket.held ^= bit
+        at_once = following.takes_at_once()
+        inbox = following.inbox
+        result = inbox.pass_by(reserved=reserved) if at_once else inbox.try_put(message, now, reserved=reserved)
+        if result is Put.ACCEPTED:
+            return at_once
+        self._shed(ticket, following.place, now)
+        return False
 
     def _task_done(self, ticket: Ticket, began: float, task: "asyncio.Task[Out | None]") -> None:
         self.active -= 1

@@ -18,6 +18,7 @@ from pipeline.stages.limits import CallLimits, Watch, WatchedCall
 from workers.base import DeltaBatch, GenerationRequest, ModelWorker
 from workers.errors import WorkerError, WorkerErrorKind
 
+GAPS_KEPT = 64  # between deltas, until an observer looks at them
 _PLACES_AHEAD = (1 << Place.POST) | (1 << Place.STREAM)
 
 
@@ -48,8 +49,7 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         hooks: Hooks,
     ) -> None:
         super().__init__(inbox, following, concurrency, clock)
-        self._post = following.inbox
-        self._stream = ahead
+        self._ahead = (following.inbox, ahead)
         self._backends = backends
         self.hooks = hooks
         self._watch = Watch(clock)
@@ -58,19 +58,20 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         self._watch.stop()
 
     def room(self) -> int:
-        free = self.concurrency - self.active
-        places = min(self._post.vacancies, self._stream.vacancies)
-        if places < free and places <= 0:
-            self._post.on_vacancy(self.nudge)
-            self._stream.on_vacancy(self.nudge)
-        return min(free, places)
+        room = self.concurrency - self.active
+        for ahead in self._ahead:
+            if ahead.vacancies < room:
+                room = ahead.vacancies
+                if room <= 0:
+                    ahead.on_vacancy(self.nudge)
+        return room
 
     def handle(self, message: AssembleOutput) -> None:
         ticket = message.request.ticket
         backend = self._backends[message.request.route]
         ticket.worker = backend.name
-        self._post.reserve()  # `room` has seen these places, and nobody else takes any
-        self._stream.reserve()
+        for ahead in self._ahead:
+            ahead.hold()  # `room` has seen the place, and nobody else takes any
         ticket.held |= _PLACES_AHEAD
         pump = _Pump(self, message, backend, self.clock)
         self._watch.add(pump)
@@ -115,14 +116,21 @@ class _Pump(WatchedCall):
             ticket.usage = batch.usage
         if not batch.deltas:
             return True
-        gap = None if self.last is None else now - self.last
-        self.last = now
-        ticket.chunks += len(batch.deltas)
-        self._stage.hooks.after_deltas(ticket, len(batch.deltas), gap)
-        more = self._channel.put(batch)
-        if gap is None:
+        last, self.last = self.last, now
+        count = len(batch.deltas)
+        ticket.chunks += count
+        if last is None:
+            more = self._channel.put(batch)
             self._hand_on(now)
-        return more
+            return more
+        gaps = ticket.gaps
+        if count == 1:
+            gaps.append(now - last)
+        else:
+            gaps += [(now - last) / count] * count
+        if len(gaps) >= GAPS_KEPT:
+            self._stage.hooks.after_deltas(ticket)
+        return self._channel.put(batch)
 
     async def _room(self) -> bool:
         self.waiting = False
@@ -145,6 +153,8 @@ class _Pump(WatchedCall):
         if self.last is None:
             self.expire(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the answer is empty")))
             return
+        if self.task is not None:
+            self.ticket.tasks.remove(self.task)  # it has nothing left to be stopped at
         self._channel.close()
 
     def expire(self, error: HeadgateError) -> None:

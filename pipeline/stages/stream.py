@@ -109,9 +109,9 @@ class Writing:
         task.add_done_callback(self._client_ready)
 
     def _client_ready(self, task: "asyncio.Future[None]") -> None:
+        error = None if task.cancelled() else task.exception()
         if task.cancelled() or self.ticket.ending is not None:
             return
-        error = task.exception()
         if isinstance(error, ConnectionError):
             self._client_gone()
         elif error is not None:

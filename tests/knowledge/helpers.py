@@ -109,4 +109,3 @@ class Daemon:
             if stream is not None:
                 stream.close()
         return code
-

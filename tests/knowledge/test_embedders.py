@@ -7,8 +7,9 @@ from structlog.testing import capture_logs
 
 from pipeline.knowledge.embedders import Embedders
 from workers import minilm
+from workers.errors import EmbedderUnavailable
 from workers.lexical import Lexical
-from workers.minilm import EmbedderUnavailable, MiniLM, missing_packages
+from workers.minilm import MiniLM, missing_packages
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """The life of the knowledge process, in real processes where that matters."""
 
 import asyncio
-import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -31,11 +31,15 @@ async def daemon(conf: Config) -> AsyncIterator[Daemon]:
             process.kill()
 
 
-async def begin(conf: Config, *, temporary: bool = False) -> tuple[asyncio.Task[None], asyncio.Event, asyncio.Event]:
+def begin(conf: Config, *, temporary: bool = False) -> tuple[asyncio.Task[None], asyncio.Event, asyncio.Event]:
     ready, stopping = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(serve(conf, ready=ready.set, stopping=stopping, temporary=temporary))
-    await asyncio.sleep(0.2)  # long enough to find the lock taken
     return task, ready, stopping
+
+
+async def logged(logs: list[MutableMapping[str, Any]], event: str) -> None:
+    while all(line["event"] != event for line in logs):
+        await asyncio.sleep(0.01)
 
 
 async def test_it_makes_the_data_folder_and_leaves_only_what_lasts(tmp_path: Path):
@@ -61,7 +65,8 @@ async def test_while_another_process_has_the_folder_it_waits_and_says_so(tmp_pat
     conf = config(tmp_path)
     with capture_logs() as logs:
         async with served(conf) as client:
-            task, ready, stopping = await begin(conf)
+            task, ready, stopping = begin(conf)
+            await logged(logs, "data_dir_in_use")
             assert not ready.is_set()
             assert await client.count("docs") == 0
         await ready.wait()
@@ -72,16 +77,18 @@ async def test_while_another_process_has_the_folder_it_waits_and_says_so(tmp_pat
 
 async def test_stopped_while_it_waits_it_ends(tmp_path: Path):
     conf = config(tmp_path)
-    async with served(conf):
-        task, ready, stopping = await begin(conf)
-        stopping.set()
-        await task
-        assert not ready.is_set()
+    with capture_logs() as logs:
+        async with served(conf):
+            task, ready, stopping = begin(conf)
+            await logged(logs, "waiting_for_data_dir")
+            stopping.set()
+            await task
+    assert not ready.is_set()
 
 
 async def test_a_temporary_process_gives_way_to_a_daemons(tmp_path: Path):
     conf = config(tmp_path)
-    task, ready, _ = await begin(conf, temporary=True)
+    task, ready, _ = begin(conf, temporary=True)
     await ready.wait()
     async with served(conf) as client:
         await task
@@ -91,7 +98,7 @@ async def test_a_temporary_process_gives_way_to_a_daemons(tmp_path: Path):
 async def test_a_temporary_process_is_not_needed_where_another_one_serves(tmp_path: Path):
     conf = config(tmp_path)
     async with served(conf):
-        task, ready, _ = await begin(conf, temporary=True)
+        task, ready, _ = begin(conf, temporary=True)
         await task
         assert not ready.is_set()
 
@@ -157,4 +164,4 @@ async def test_a_folder_named_config_where_the_user_works_is_not_imported(
     conf = config(tmp_path / "data")
     async with temporary_process(conf, conf.collections[0]) as needed:
         assert needed
-    assert os.listdir(tmp_path / "data") != []
+    assert (tmp_path / "data" / "knowledge.lock").exists()

@@ -72,6 +72,13 @@ async def test_everything_a_client_can_ask(client: KnowledgeClient):
     assert await client.documents("docs") == {}
 
 
+async def test_closing_right_after_connecting(client: KnowledgeClient, tmp_path: Path):
+    other = KnowledgeClient(tmp_path / SOCKET)
+    await other.connect()
+    async with asyncio.timeout(5):
+        await other.aclose()
+
+
 async def test_only_this_user_may_connect(client: KnowledgeClient, tmp_path: Path):
     assert stat.S_IMODE((tmp_path / SOCKET).stat().st_mode) == 0o600
     assert sorted(p.name for p in tmp_path.iterdir()) == ["collections", "knowledge.lock", "knowledge.sock"]
@@ -139,7 +146,7 @@ async def test_pending_calls_fail_at_once_when_the_process_goes(tmp_path: Path, 
             await held.begun.acquire()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(r, Disconnected) and r.collection == "docs" for r in results)
-    with pytest.raises(Disconnected, match="cannot be reached at .*no such file"):
+    with pytest.raises(Disconnected, match=r"cannot be reached at .*no such file"):
         await client.search("docs", "ferry", 1)
     held.let.set()
     async with served(conf):  # the same client finds the next process by itself

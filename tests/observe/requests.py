@@ -4,6 +4,7 @@ from pipeline.core.errors import HeadgateError
 from pipeline.core.outcomes import STAGES, Place, Reason
 from pipeline.core.ports import Hooks
 from pipeline.core.ticket import Ticket
+from pipeline.observe.metrics import ShardMetrics
 from workers.base import Usage
 
 ROUTES = {"docs": "small", "chat": "small", "code": "large"}
@@ -11,7 +12,13 @@ ROUTES = {"docs": "small", "chat": "small", "code": "large"}
 
 def open_ticket(hooks: Hooks, route: str | None = "docs", request_id: str = "req-1") -> Ticket:
     """A request that arrived and, unless `route` is None, was routed."""
-    ticket = Ticket(request_id, 0.0, hooks.after_end)
+
+    def ended(ticket: Ticket) -> None:
+        hooks.after_end(ticket)
+        if isinstance(hooks, ShardMetrics):  # what `Observers` do soon after
+            hooks.observe(ticket)
+
+    ticket = Ticket(request_id, 0.0, ended)
     hooks.after_open(ticket)
     if route is not None:
         ticket.route = route

@@ -135,11 +135,13 @@ class TestObservations:
         end(ticket, Reason.DONE, Place.STREAM)
         assert cells[layout.routes["docs"].prompt_tokens] == counted
 
-    def test_deltas_that_came_together_share_the_gap(self, layout, cells, metrics):
+    def test_deltas_are_counted_once_and_their_gaps_observed(self, layout, cells, metrics):
         ticket = open_ticket(metrics)
         ticket.worker = "small"
-        metrics.after_deltas(ticket, 1, None)
-        metrics.after_deltas(ticket, 4, 0.08)
+        ticket.chunks = 5
+        ticket.gaps = [0.02] * 4
+        metrics.after_deltas(ticket)
+        metrics.after_deltas(ticket)  # nothing new
         gaps = layout.workers["small"].inter_token
         assert cells[layout.routes["docs"].deltas] == 5
         assert cells[gaps.first + gaps.bounds.index(0.02)] == 4

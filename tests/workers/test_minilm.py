@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from workers import minilm
-from workers.minilm import EmbedderUnavailable, MiniLM, missing_packages
+from workers.errors import EmbedderUnavailable
+from workers.minilm import MiniLM, missing_packages
 
 pytestmark = pytest.mark.skipif(bool(missing_packages()), reason=f"not installed: {missing_packages()}")
 

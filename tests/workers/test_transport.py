@@ -9,6 +9,7 @@ import pytest
 
 from tests.servers import (
     LAST_CHUNK,
+    ScriptedBackend,
     chunk,
     completion,
     events,
@@ -247,6 +248,20 @@ async def test_a_name_that_does_not_resolve():
         await told(worker, ask())
     assert raised.value.kind is WorkerErrorKind.UNREACHABLE
     await worker.aclose()
+
+
+@pytest.mark.parametrize("user", ["", "u:p@"])
+async def test_what_http_has_no_form_for(user):
+    """A header of two lines, and a key beside credentials in the address."""
+    async with ScriptedBackend(says(STREAMED)) as backend:
+        headers = {} if user else {"X-Team": "a\nb"}
+        given = openai_section(backend.base_url.replace("//", f"//{user}"), headers=headers)
+        worker = OpenAICompatible(given, api_key="sk-secret-1")
+        with pytest.raises(WorkerError, match="address or a header is invalid") as raised:
+            await told(worker, ask())
+        assert (raised.value.kind, raised.value.retryable) == (WorkerErrorKind.UNREACHABLE, False)
+        assert acquired(worker) == 0
+        await worker.aclose()
 
 
 async def test_a_backend_without_tls():

@@ -38,7 +38,7 @@ class EdgeStore:
     """
 
     def __init__(self, manifest: Manifest, shard: Any) -> None:
-        engine = _engine()
+        engine = _engine(manifest.collection)
         self.manifest = manifest
         self._engine = engine
         self._shard = shard
@@ -150,11 +150,13 @@ class EdgeStore:
             shard.close()
 
 
-def _engine() -> Any:
+def _engine(collection: str) -> Any:
     try:
         import qdrant_edge  # noqa: PLC0415 - optional package
     except ImportError as error:
-        raise RetrievalError(f"the embedded store needs qdrant-edge-py: {INSTALL_HINT}", collection="-") from error
+        raise RetrievalError(
+            f"collection {collection!r}: the embedded store needs qdrant-edge-py: {INSTALL_HINT}", collection=collection
+        ) from error
     return qdrant_edge
 
 
@@ -163,7 +165,7 @@ def _encodable(text: str) -> str:
 
 
 def _open(folder: Path, manifest: Manifest, *, recreate: bool) -> Any:
-    engine = _engine()
+    engine = _engine(manifest.collection)
     _sweep(folder)
     if recreate and folder.exists():
         _discard(folder)
