@@ -3,9 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv --quiet
-# The checks see the same files in the same order wherever they run.
-SOURCES := config workers pipeline benchmarks tests
-
+.DEFAULT_GOAL := help
 .PHONY: help run test quick lint types imports tests bench lock clean
 .DELETE_ON_ERROR:
 
@@ -63,6 +61,7 @@ quick: lint types imports
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.paired
+	$(BIN)/python -m pytest benchmarks/micro --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 lock: $(VENV)/.made
 	$(UV) pip compile --universal --generate-hashes --no-header --upgrade --extra embedded --extra minilm \

@@ -20,7 +20,7 @@ from pipeline.edge.operations import OperationsHandlers
 from pipeline.edge.protocol import Connection, ConnectionServer, Limits, Refusal
 from pipeline.ingress import Ingress
 
-STOP_GRACE_S = 2.0  # for the last answers to be written
+STOP_GRACE_S = 1.0  # for the last answers to be written
 
 
 class EdgeServer:

@@ -86,7 +86,7 @@ def _chat() -> Object:
                 "headers": _header_refs("X-Request-Id", "X-Headgate-Shard", "X-Headgate-Cut", "Server-Timing"),
                 "content": {
                     JSON: {"schema": _ref("ChatCompletion")},
-                    "text/event-stream": {"schema": _ref("ChatCompletionChunk")},
+                    "text/event-stream": {"schema": _event("ChatCompletionChunk")},
                 },
             },
             **_errors(_PROMPT_ERRORS),
@@ -95,7 +95,7 @@ def _chat() -> Object:
 
 
 def _prompts() -> Object:
-    events = {name: {"$ref": f"#/components/schemas/{kind.__name__}"} for name, kind in native_types.EVENTS.items()}
+    events = [_event(kind.__name__, name) for name, kind in native_types.EVENTS.items()]
     return {
         "operationId": "submitPrompt",
         "summary": "Answers a prompt as a stream of events.",
@@ -109,12 +109,7 @@ def _prompts() -> Object:
             "200": {
                 "description": "The events; each event's data is JSON of the schema with the event's name.",
                 "headers": _header_refs("X-Request-Id", "X-Headgate-Shard", "X-Headgate-Cut"),
-                "content": {
-                    "text/event-stream": {
-                        "schema": {"oneOf": list(events.values())},
-                        "x-events": events,
-                    }
-                },
+                "content": {"text/event-stream": {"schema": {"oneOf": events}}},
             },
             **_errors(_PROMPT_ERRORS),
         },
@@ -171,6 +166,15 @@ def _body(schema: str) -> Object:
 
 def _ref(schema: str) -> Object:
     return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _event(schema: str, name: str | None = None) -> Object:
+    """One server-sent event, in the form that OpenAPI 3.2 gave it: its fields, and what is in its data."""
+    content = {"type": "string", "contentMediaType": JSON, "contentSchema": _ref(schema)}
+    if name is None:
+        return {"type": "object", "properties": {"data": content}, "required": ["data"]}
+    properties = {"event": {"const": name}, "data": content}
+    return {"type": "object", "properties": properties, "required": ["event", "data"]}
 
 
 def _header_refs(*names: str) -> Object:

@@ -151,11 +151,10 @@ class Reader:
 
 
 async def _start() -> Process:
-    # In a session of its own: an interrupt at the terminal is for us, and we end it.
+    # -P: a folder named `pipeline` where the user works must not be imported. In a session of its own: an interrupt at
+    # the terminal is for us, and we end it.
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "pipeline.knowledge.reading",
+        *(sys.executable, "-P", "-m", "pipeline.knowledge.reading"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,

@@ -148,7 +148,11 @@ class Knowledge:
         found = self._collections.get(name)
         if found is None:
             known = ", ".join(sorted(self._collections)) or "none"
-            raise RetrievalError(f"no collection {name!r} is configured (there are: {known})", collection=name)
+            raise RetrievalError(
+                f"the knowledge process has no collection {name!r}, only {known}; was it configured after the daemon "
+                "was started?",
+                collection=name,
+            )
         return found
 
     async def _vector(self, collection: _Collection, text: str) -> list[float]:

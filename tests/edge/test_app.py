@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from pipeline.core.outcomes import Reason
-from pipeline.edge.app import EdgeServer
+from pipeline.edge.app import STOP_GRACE_S, EdgeServer
 from tests.edge.scripted import ScriptedWorker, scripted_config
 from tests.edge.wire import LIMIT, chat, connected, get, post
 from tests.flows import config, running
@@ -90,13 +90,12 @@ async def test_what_is_left_at_the_stop_gets_an_answer(said):
     async with running(CONFIG, workers={"said": said}) as (pipeline, books):
         edge, port = await started(pipeline)
         async with connected(port) as waiting, connected(port) as streaming, connected(port) as sending:
+            await streaming.send(post(chat(model="said", stream=True)))
+            said.say("a")
+            await streaming.head()
+            said.called.clear()
             await waiting.send(post(chat(model="said")))
             await said.called.wait()
-            said.called.clear()
-            await streaming.send(post(chat(model="said", stream=True)))
-            await said.called.wait()
-            said.say("a")
-            said.say("b")
             await sending.send(post(b"{", length=10))
             while len(books.opened) < 3:
                 await asyncio.sleep(0.005)
@@ -110,12 +109,12 @@ async def test_what_is_left_at_the_stop_gets_an_answer(said):
             assert answer.headers["retry-after"]
             answer = await sending.answer()
             assert (answer.status, answer.code) == (503, "cancelled")
-            answer = await streaming.answer()
-            assert answer.events[-1][1]["error"]["code"] == "cancelled"
+            assert b'"code":"cancelled"' in await streaming.closed()
         assert edge.connections == 0
         assert {ticket.ending.reason for ticket in books.ended} == {Reason.SHUTDOWN}
 
 
+@pytest.mark.slow
 async def test_stopping_does_not_wait_for_a_client_that_does_not_read(said):
     async with running(CONFIG, workers={"said": said}) as (pipeline, _):
         edge, port = await started(pipeline)
@@ -124,7 +123,7 @@ async def test_stopping_does_not_wait_for_a_client_that_does_not_read(said):
             for _ in range(1000):
                 said.say("x" * 4000)
             await asyncio.sleep(0.2)
-            async with asyncio.timeout(2 * 2 + 1):
+            async with asyncio.timeout(2 * STOP_GRACE_S + 1):
                 await edge.stop()
             assert edge.connections == 0
             await said.closed.wait()

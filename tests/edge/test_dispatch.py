@@ -16,7 +16,6 @@ CONFIG = config()
         (get("/v1/models/"), 404, "unknown_url", None),
         (get("/v1/chat/completions/"), 404, "unknown_url", None),
         (get("//healthz"), 404, "unknown_url", None),
-        (get("/\udcff".encode("utf-8", "surrogateescape").decode("latin-1")), 404, "unknown_url", None),
         (post(b"{}", "/v1/completions"), 404, "unknown_url", None),
         (post(b"{}", "/" + "x" * 1000), 404, "unknown_url", None),
         (get("/v1/chat/completions"), 405, "method_not_allowed", "POST, OPTIONS"),
@@ -30,7 +29,9 @@ CONFIG = config()
 )
 async def test_what_is_not_served_is_told_in_json(request_bytes, status, code, allow):
     async with serving(CONFIG) as server:
-        answer = await ask_for_head(server.port, request_bytes) if code is None else await ask(server.port, request_bytes)
+        answer = (
+            await ask_for_head(server.port, request_bytes) if code is None else await ask(server.port, request_bytes)
+        )
         assert answer.status == status
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers.get("allow") == allow

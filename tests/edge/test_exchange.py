@@ -43,12 +43,11 @@ async def ended(server: Serving) -> list[tuple[Outcome, Reason, Place]]:
 
 @pytest.mark.parametrize("leave", LEAVING)
 async def test_while_its_body_is_read(said, leave):
-    async with serving(CONFIG, workers={"said": said}) as server:
-        async with connected(server.port) as wire:
-            await wire.send(post(b"{", length=100))
-            await opened(server)
-            leave(wire)
-            assert await ended(server) == [(Outcome.CANCELLED, Reason.CLIENT_GONE, Place.INGRESS)]
+    async with serving(CONFIG, workers={"said": said}) as server, connected(server.port) as wire:
+        await wire.send(post(b"{", length=100))
+        await opened(server)
+        leave(wire)
+        assert await ended(server) == [(Outcome.CANCELLED, Reason.CLIENT_GONE, Place.INGRESS)]
 
 
 @pytest.mark.parametrize("leave", LEAVING)
@@ -77,58 +76,57 @@ async def test_while_it_is_queued(leave):
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("leave", LEAVING)
 async def test_while_it_waits_for_its_backend(said, leave, stream):
-    async with serving(CONFIG, workers={"said": said}) as server:
-        async with connected(server.port) as wire:
-            await wire.send(post(chat(model="said", stream=stream)))
-            await said.called.wait()
-            leave(wire)
-            async with asyncio.timeout(1):
-                await said.closed.wait()
-            assert await ended(server) == [(Outcome.CANCELLED, Reason.CLIENT_GONE, Place.INFERENCE)]
+    async with serving(CONFIG, workers={"said": said}) as server, connected(server.port) as wire:
+        await wire.send(post(chat(model="said", stream=stream)))
+        await said.called.wait()
+        leave(wire)
+        async with asyncio.timeout(1):
+            await said.closed.wait()
+        assert await ended(server) == [(Outcome.CANCELLED, Reason.CLIENT_GONE, Place.INFERENCE)]
 
 
 @pytest.mark.parametrize("leave", LEAVING)
 async def test_while_its_head_is_out_but_no_delta(said, leave):
-    async with serving(CONFIG, workers={"said": said}) as server:
-        async with connected(server.port) as wire:
-            await wire.send(post(chat(model="said", stream=True)))
-            await wire.head()
-            leave(wire)
-            async with asyncio.timeout(1):
-                await said.closed.wait()
-            assert [ending[:2] for ending in await ended(server)] == [(Outcome.CANCELLED, Reason.CLIENT_GONE)]
+    async with serving(CONFIG, workers={"said": said}) as server, connected(server.port) as wire:
+        await wire.send(post(chat(model="said", stream=True)))
+        await wire.head()
+        leave(wire)
+        async with asyncio.timeout(1):
+            await said.closed.wait()
+        assert [ending[:2] for ending in await ended(server)] == [(Outcome.CANCELLED, Reason.CLIENT_GONE)]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/prompts"])
 @pytest.mark.parametrize("leave", LEAVING)
 async def test_while_its_answer_is_written(said, leave, path):
     body = chat(model="said", stream=True) if path.endswith("completions") else {"route": "said", "prompt": "x"}
-    async with serving(CONFIG, workers={"said": said}) as server:
-        async with connected(server.port) as wire:
-            await wire.send(post(body, path))
-            said.say("a")
-            await wire.head()
-            leave(wire)
-            async with asyncio.timeout(1):
-                await said.closed.wait()
-            assert await ended(server) == [(Outcome.CANCELLED, Reason.CLIENT_GONE, Place.STREAM)]
+    async with serving(CONFIG, workers={"said": said}) as server, connected(server.port) as wire:
+        await wire.send(post(body, path))
+        said.say("a")
+        await wire.head()
+        leave(wire)
+        async with asyncio.timeout(1):
+            await said.closed.wait()
+        assert await ended(server) == [(Outcome.CANCELLED, Reason.CLIENT_GONE, Place.STREAM)]
 
 
 @pytest.mark.parametrize("leave", [leave_quietly, Wire.reset])
 async def test_while_it_is_waited_for(said, leave):
-    async with serving(CONFIG, workers={"said": said}) as server:
-        async with connected(server.port, receive_buffer=4096) as wire:
-            await wire.send(post(chat(model="said", stream=True)))
-            for _ in range(1000):
-                said.batches.put_nowait(DeltaBatch((Delta("x" * 4000),)))
-            left = -1
-            while left != said.batches.qsize():
-                left = said.batches.qsize()
-                await asyncio.sleep(0.05)
-            leave(wire)
-            async with asyncio.timeout(1):
-                await said.closed.wait()
-            assert await ended(server) == [(Outcome.CANCELLED, Reason.CLIENT_GONE, Place.STREAM)]
+    async with (
+        serving(CONFIG, workers={"said": said}) as server,
+        connected(server.port, receive_buffer=4096) as wire,
+    ):
+        await wire.send(post(chat(model="said", stream=True)))
+        for _ in range(1000):
+            said.batches.put_nowait(DeltaBatch((Delta("x" * 4000),)))
+        left = -1
+        while left != said.batches.qsize():
+            left = said.batches.qsize()
+            await asyncio.sleep(0.05)
+        leave(wire)
+        async with asyncio.timeout(1):
+            await said.closed.wait()
+        assert await ended(server) == [(Outcome.CANCELLED, Reason.CLIENT_GONE, Place.STREAM)]
 
 
 async def test_requests_behind_it_on_the_same_connection_are_not_begun(said):

@@ -76,7 +76,9 @@ async def test_a_model_is_found_by_its_name(path, name):
         assert (answer.status, answer.json["id"]) == (200, name)
 
 
-@pytest.mark.parametrize("path", ["nope", "docs-qa/", "docs-q%61%00", "%ff%fe", "..", "a" * 5000, "%22%7B%5C", "docs%2Dqa2"])
+@pytest.mark.parametrize(
+    "path", ["nope", "docs-qa/", "docs-q%61%00", "%ff%fe", "..", "a" * 5000, "%22%7B%5C", "docs%2Dqa2"]
+)
 async def test_a_model_that_is_not_there_is_told_as_openai_does(path):
     async with serving(ROUTES) as server:
         answer = await ask(server.port, get(f"/v1/models/{path}"))

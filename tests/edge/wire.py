@@ -101,7 +101,11 @@ async def connected(port: int, *, receive_buffer: int | None = None) -> AsyncIte
     sock.setblocking(False)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        raise
     limit = 2**16 if receive_buffer is None else receive_buffer
     reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
     try:

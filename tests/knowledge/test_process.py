@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from config.schema import Config
 from pipeline.knowledge.client import KnowledgeClient
 from pipeline.knowledge.errors import IngestError
+from pipeline.knowledge.ingest import ingest
 from pipeline.knowledge.places import SOCKET
 from pipeline.knowledge.process import serve
 from pipeline.knowledge.temporary import temporary_process
@@ -154,14 +155,13 @@ async def test_a_temporary_process_that_cannot_start_says_so(tmp_path: Path, cap
 
 
 @pytest.mark.slow
-async def test_a_folder_named_config_where_the_user_works_is_not_imported(
+async def test_folders_named_like_our_packages_where_the_user_works_are_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("config", "pipeline", "workers"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong one')")
     monkeypatch.chdir(tmp_path)
-    conf = config(tmp_path / "data")
-    async with temporary_process(conf, conf.collections[0]) as needed:
-        assert needed
-    assert (tmp_path / "data" / "knowledge.lock").exists()
+    (tmp_path / "a.md").write_text("text")
+    report = await ingest([tmp_path / "a.md"], "docs", config(tmp_path / "data"))
+    assert (report.added, report.unreadable) == (1, [])

@@ -23,6 +23,7 @@ async def use(embedder: MiniLM) -> list[float]:
         await embedder.aclose()
 
 
+@pytest.mark.slow
 async def test_the_model_is_converted_once(tmp_path: Path):
     await use(MiniLM(tmp_path))
     (folder,) = tmp_path.iterdir()
@@ -53,6 +54,7 @@ def test_processes_that_convert_at_once_all_get_it(tmp_path: Path):
     assert [f.name for f in tmp_path.iterdir()] == [MiniLM.fingerprint]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda f: f.write_bytes(b"short"), lambda f: f.unlink()])
 async def test_a_damaged_model_is_made_again(tmp_path: Path, damage):
     good = await use(MiniLM(tmp_path))
