@@ -4,11 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from pipeline.core.messages import PostOutput
 from pipeline.core.ports import Answer
 from pipeline.edge.citations import citations
+from pipeline.edge.openai_types import AssistantMessage, ChatCompletion, CompletionChoice, CompletionUsage
 from workers.base import Passage, Usage
 
 encode = msgspec.json.encode
@@ -18,7 +19,6 @@ Texts = Mapping[int, tuple[str, str | None]]  # a choice's index → its text an
 
 decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_choices = msgspec.json.Decoder(list[Fields]).decode
-_CHOICE = b'{"index":%d,"message":{"role":"assistant","content":%b,"refusal":null},"finish_reason":%b}'
 _NULL = b"null"
 
 
@@ -42,7 +42,7 @@ class Answering(msgspec.Struct, frozen=True):
             body = answer.body or body
             changed = answer.changed or changed
         if not body:
-            return self._completion(answers, usage, passages)
+            return encode(self._completion(answers, usage, passages))
         if not (changed or self.rename or passages):
             return body
         fields = decode_fields(body)
@@ -54,30 +54,26 @@ class Answering(msgspec.Struct, frozen=True):
             fields["citations"] = Raw(encode(citations(passages)))
         return encode(fields)
 
-    def _completion(self, answers: Sequence[Answer], usage: Usage | None, passages: Sequence[Passage]) -> bytes:
-        """A `ChatCompletion`, put together around its texts."""
+    def _completion(
+        self, answers: Sequence[Answer], usage: Usage | None, passages: Sequence[Passage]
+    ) -> ChatCompletion:
         choices = [
-            _CHOICE % (index, encode(text), encode(finish_reason or "stop"))
+            CompletionChoice(index, AssistantMessage(content=text), finish_reason or "stop")
             for index, (text, finish_reason) in sorted(_texts(answers).items())
         ]
-        return b'{"id":%b,"object":"chat.completion","created":%d,"model":%b,"choices":[%b]%b%b}' % (
-            encode(self.id),
-            int(time.time()),
-            encode(self.model),
-            b",".join(choices),
-            b"" if usage is None else b',"usage":' + token_counts(usage),
-            b',"citations":' + encode(citations(passages)) if passages else b"",
+        return ChatCompletion(
+            id=self.id,
+            created=int(time.time()),
+            model=self.model,
+            choices=choices,
+            usage=UNSET if usage is None else _counts(usage),
+            citations=citations(passages) if passages else UNSET,
         )
 
 
 def token_counts(usage: Usage) -> bytes:
     """The backend's own usage object, or a `CompletionUsage`."""
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    return usage.raw or b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
-        prompt,
-        completion,
-        prompt + completion,
-    )
+    return usage.raw or encode(_counts(usage))
 
 
 def patched(choices: Raw, texts: Texts, part: str) -> Raw:
@@ -100,6 +96,11 @@ def patched(choices: Raw, texts: Texts, part: str) -> Raw:
             choice["logprobs"] = Raw(_NULL)
         kept.append(choice)
     return Raw(encode(kept))
+
+
+def _counts(usage: Usage) -> CompletionUsage:
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    return CompletionUsage(prompt, completion, prompt + completion)
 
 
 def _texts(answers: Sequence[Answer]) -> Texts:

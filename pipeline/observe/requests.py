@@ -73,8 +73,8 @@ def record_of(ticket: Ticket, process: str) -> RequestRecord:
         ending.reason.value,
         ticket.stream,
         _ms(ticket.ended - ticket.arrived),
-        StageTimes(*map(_ms_or_none, ticket.sojourn)),
-        StageTimes(*map(_ms_or_none, ticket.service)),
+        _stage_times(ticket.sojourn),
+        _stage_times(ticket.service),
         ticket.session_id,
         None if first is None else _ms(first),
         None if usage is None else usage.prompt_tokens,
@@ -157,5 +157,12 @@ def _ms(seconds: float) -> float:
     return int(seconds * 1e6) / 1e3
 
 
-def _ms_or_none(seconds: float) -> float | None:
-    return int(seconds * 1e6) / 1e3 if seconds else None
+def _stage_times(seconds: list[float]) -> StageTimes:
+    rag, assemble, inference, post, stream = seconds
+    return StageTimes(
+        int(rag * 1e6) / 1e3 or None,
+        int(assemble * 1e6) / 1e3 or None,
+        int(inference * 1e6) / 1e3 or None,
+        int(post * 1e6) / 1e3 or None,
+        int(stream * 1e6) / 1e3 or None,
+    )

@@ -18,8 +18,8 @@ from pipeline.process.prepare import SOCKET_NAME
 from pipeline.process.ticker import Ticker
 from pipeline.wiring import Pipeline, build
 
-# Objects made and not yet freed before the collector looks for cycles. The data path makes none, so that most of what it
-# would find in the default 700 are requests under way: looking at them took an eighth of a request's CPU.
+# Objects made and not yet freed before the collector looks for cycles. The data path makes none: most of what it would
+# find in the default 700 are requests under way, and looking at them took an eighth of a request's CPU.
 _GC_THRESHOLD = 25_000
 _ORPHAN_LIMIT = 1.0  # seconds for what is in flight when nobody is left to start us again
 

@@ -139,6 +139,9 @@ async def test_an_interrupted_update_does_not_pass_for_complete(store: Collectio
     await store.write(await chunks("sea.md", [TIDES, FERRY, LAMP], "d1"))
     await store.write(await chunks("sea.md", [LAMP], "d2", complete=False))
     assert (await store.documents())["sea.md"] == ""
+    assert [p.text for p in await search(store, "channel ferry lamp", 9)] == [
+        LAMP[1]
+    ]  # of the older one nothing is left
     await store.write(await chunks("sea.md", [LAMP, TIDES], "d2"))
     assert (await store.documents())["sea.md"] == "d2"
     assert await store.count() == 2
