@@ -57,7 +57,7 @@ tests: $(DEV)
 	$(BIN)/pytest
 
 quick: lint types imports
-	$(BIN)/pytest -m "not slow" -x
+	$(BIN)/pytest -m "not slow" -x -q -n 4 --hypothesis-profile=quick
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.paired
