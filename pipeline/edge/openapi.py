@@ -86,7 +86,7 @@ def _chat() -> Object:
                 "headers": _header_refs("X-Request-Id", "X-Headgate-Shard", "X-Headgate-Cut", "Server-Timing"),
                 "content": {
                     JSON: {"schema": _ref("ChatCompletion")},
-                    "text/event-stream": {"schema": _event("ChatCompletionChunk")},
+                    "text/event-stream": {"schema": _chunk_event()},
                 },
             },
             **_errors(_PROMPT_ERRORS),
@@ -95,7 +95,7 @@ def _chat() -> Object:
 
 
 def _prompts() -> Object:
-    events = [_event(kind.__name__, name) for name, kind in native_types.EVENTS.items()]
+    events = [_named_event(name, kind.__name__) for name, kind in native_types.EVENTS.items()]
     return {
         "operationId": "submitPrompt",
         "summary": "Answers a prompt as a stream of events.",
@@ -168,13 +168,20 @@ def _ref(schema: str) -> Object:
     return {"$ref": f"#/components/schemas/{schema}"}
 
 
-def _event(schema: str, name: str | None = None) -> Object:
-    """One server-sent event, in the form that OpenAPI 3.2 gave it: its fields, and what is in its data."""
-    content = {"type": "string", "contentMediaType": JSON, "contentSchema": _ref(schema)}
-    if name is None:
-        return {"type": "object", "properties": {"data": content}, "required": ["data"]}
-    properties = {"event": {"const": name}, "data": content}
+def _chunk_event() -> Object:
+    """One event of OpenAI's streams, in the form that OpenAPI 3.2 gave to server-sent events: its fields, and what is
+    in its data."""
+    data = {"anyOf": [{"const": "[DONE]"}, _json_text("ChatCompletionChunk"), _json_text("ErrorBody")]}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
+
+
+def _named_event(name: str, schema: str) -> Object:
+    properties = {"event": {"const": name}, "data": _json_text(schema)}
     return {"type": "object", "properties": properties, "required": ["event", "data"]}
+
+
+def _json_text(schema: str) -> Object:
+    return {"type": "string", "contentMediaType": JSON, "contentSchema": _ref(schema)}
 
 
 def _header_refs(*names: str) -> Object:

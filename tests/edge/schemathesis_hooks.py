@@ -1,28 +1,49 @@
-"""Loaded by schemathesis (`SCHEMATHESIS_HOOKS`): what its data must be told about this server."""
+"""Loaded by schemathesis (`SCHEMATHESIS_HOOKS`): what its data must be told about this server.
+
+Valid data may still be refused for what it asks of a backend, or come too late: valid names become that of a route,
+valid limits ones that can be kept. What is not valid stays as it is.
+"""
 
 from typing import Any
 
 import schemathesis
 
+MOST = {"n": (128, 1), "max_tokens": (2**31 - 1, 100), "max_completion_tokens": (2**31 - 1, 100)}
+TIMEOUT_MAX, TIMEOUT = 86_400_000, 60_000
+
 
 @schemathesis.hook
 def map_body(_: Any, body: Any) -> Any:
-    """Names a route that there is where any valid name stands, so that requests get further than the door; and asks for
-    one choice where several would be valid, but not to the `echo` worker."""
-    if isinstance(body, dict):
-        for field in ("model", "route"):
-            name = body.get(field)
-            if isinstance(name, str) and 1 <= len(name) <= 256:
-                body[field] = "echo"
-        if type(body.get("n")) is int and 1 <= body["n"] <= 128:
-            body["n"] = 1
+    if not isinstance(body, dict):
+        return body
+    for field in ("model", "route"):
+        if isinstance(body.get(field), str) and 1 <= len(body[field]) <= 256:
+            body[field] = "echo"
+    for fields in (body, body.get("parameters")):
+        for field, (most, instead) in MOST.items():
+            if isinstance(fields, dict) and _within(fields.get(field), most):
+                fields[field] = instead
+    if _within(body.get("timeout_ms"), TIMEOUT_MAX):
+        body["timeout_ms"] = TIMEOUT
     return body
+
+
+@schemathesis.hook
+def map_headers(_: Any, headers: Any) -> Any:
+    for name, value in (headers or {}).items():
+        if name.lower() == "x-request-timeout-ms" and str(value).isdecimal() and _within(int(value), TIMEOUT_MAX):
+            headers[name] = str(TIMEOUT)
+    return headers
 
 
 @schemathesis.hook
 def filter_body(_: Any, body: Any) -> bool:
     """To JSON Schema 5.0 is an integer; to OpenAI, and so to us, it is not."""
     return not _has_integral_float(body)
+
+
+def _within(value: Any, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
 
 
 def _has_integral_float(value: Any) -> bool:
