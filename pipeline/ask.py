@@ -38,9 +38,14 @@ class Ask:
                 model = route or await self._first_route(session)
                 await self._answer(session, model, question)
         except aiohttp.ClientConnectorError as error:
-            raise AskFailed(f"nothing answers at {self._base_url}: start it with `headgate serve`") from error
+            hint = "start it with `make run` or `headgate serve`, or name another with --url"
+            raise AskFailed(f"nothing answers at {self._base_url}: {hint}") from error
+        except aiohttp.InvalidURL as error:
+            raise AskFailed(f"{self._base_url!r} is no address: expected http://HOST:PORT/v1") from error
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise AskFailed(f"the connection to {self._base_url} broke: {error or type(error).__name__}") from error
+            if self._text:
+                self._console.print()
+            raise AskFailed(f"the connection to {self._base_url} broke before the answer was complete") from error
 
     async def _first_route(self, session: aiohttp.ClientSession) -> str:
         async with session.get(f"{self._base_url}/models") as response:

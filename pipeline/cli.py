@@ -100,19 +100,21 @@ def schema(*, as_markdown: bool) -> None:
 
 
 @main.command()
-@click.argument("question")
+@click.argument("words", nargs=-1, required=True, metavar="QUESTION…")
 @click.option("--route", metavar="NAME", help="Which route to ask. Default: the first.")
 @click.option("--session", "session_id", metavar="ID", help="Session id to ask in.")
 @click.option(
     "--url", metavar="URL", help="The server, with the version: http://127.0.0.1:8080/v1. Default: as configured."
 )
 @config_option
-def ask(question: str, route: str | None, session_id: str | None, url: str | None, config_file: Path | None) -> None:
+def ask(
+    words: tuple[str, ...], route: str | None, session_id: str | None, url: str | None, config_file: Path | None
+) -> None:
     """Ask a running daemon a question; its answer is printed as it comes, then the passages that it cites."""
     from pipeline import ask as asking  # noqa: PLC0415 - see the module's docstring
 
     try:
-        asking.run(question, url or _configured_url(config_file), route=route, session_id=session_id)
+        asking.run(" ".join(words), url or _configured_url(config_file), route=route, session_id=session_id)
     except asking.AskFailed as error:
         raise click.ClickException(str(error)) from error
 

@@ -19,7 +19,6 @@ from rich.table import Table
 from config.schema import Config
 from pipeline.adapters.retrievers.memory import MemoryRetriever
 from pipeline.adapters.sinks.memory import MemorySink
-from pipeline.core.errors import HeadgateError
 from pipeline.core.outcomes import STAGES, Outcome, Place
 from pipeline.core.ports import Hooks
 from pipeline.core.ticket import Ticket
@@ -118,7 +117,9 @@ class Demo:
             asked.append(self._ask(pipeline, number, session, route, question))
             await asyncio.sleep(0.015)  # people do not all ask in the same instant
         for one in asked:
-            await self._answered(one)
+            await one.sink.ended()
+            if one.ticket.ending is not None and one.ticket.ending.error is not None:
+                self._line(one.ticket, "failed", f"[red]{escape(one.ticket.ending.error.message)}[/red]")
         return asked
 
     def _ask(self, pipeline: Pipeline, number: int, session: str, route: str, question: str) -> Asked:
@@ -131,18 +132,12 @@ class Demo:
         pipeline.ingress.submit(ticket, prompt, sink)
         return Asked(ticket, sink)
 
-    async def _answered(self, asked: Asked) -> None:
-        try:
-            text = await asked.sink.done()
-            self._line(asked.ticket, "answer", f"[bold]{escape(text)}[/bold]")
-        except HeadgateError as error:
-            text = ""
-            self._line(asked.ticket, "answer", f"[red]{escape(error.message)}[/red]")
-        message = asked.sink.message
-        passages = message.before.before.passages if message is not None else ()
+    def _answered(self, ticket: Ticket, sink: MemorySink) -> None:
+        self._line(ticket, "answer", f"[bold]{escape(sink.text)}[/bold]")
+        passages = sink.message.before.before.passages if sink.message is not None else ()
         for number, passage in enumerate(passages, 1):
-            if f"[{number}]" in text:
-                self._line(asked.ticket, "", f"[dim]\\[{number}] {passage.source}, {passage.title}[/dim]")
+            if f"[{number}]" in sink.text:
+                self._line(ticket, "", f"[dim]\\[{number}] {passage.source}, {passage.title}[/dim]")
 
     def _passed(self, ticket: Ticket, place: Place) -> None:
         details = {
@@ -153,6 +148,8 @@ class Demo:
         }
         took = (ticket.sojourn[place] + ticket.service[place]) * 1000
         self._line(ticket, place.label, f"[dim]{took:6.2f} ms  {details.get(place, '')}[/dim]")
+        if place is Place.STREAM and isinstance(ticket.sink, MemorySink):
+            self._answered(ticket, ticket.sink)
 
     def _line(self, ticket: Ticket, what: str, text: str) -> None:
         at = (time.monotonic() - self._began) * 1000

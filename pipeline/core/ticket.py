@@ -47,12 +47,14 @@ class Ticket:
         "route",
         "service",
         "session_id",
+        "since",
         "sink",
         "sojourn",
         "stream",
         "streaming",
         "tasks",
         "usage",
+        "waits",
         "worker",
     )
 
@@ -65,6 +67,8 @@ class Ticket:
         self.stream = False
         self.sink: OutputSink | None = None
         self.place = Place.INGRESS  # the stage it waits for or is in
+        self.since = arrived  # when it came to wait for that stage, or entered it
+        self.waits = False  # it is in the stage's queue
         self.held = 0  # places reserved in queues ahead, a bit (1 << Place) each
         self.sojourn = [0.0] * len(STAGES)  # seconds waited in each stage's queue
         self.service = [0.0] * len(STAGES)  # seconds each stage worked on it
@@ -90,6 +94,7 @@ class Ticket:
             return False
         self.ending = Ending(reason, self.place if place is None else place, error)
         self.ended = now
+        self._book_time(now)
         for task in self.tasks:
             if (
                 not task.done() and task is not asyncio.current_task()
@@ -98,6 +103,16 @@ class Ticket:
         self.tasks.clear()
         self._on_end(self)
         return True
+
+    def _book_time(self, now: float) -> None:
+        """Where it ended within a stage or in front of one, that time counts too."""
+        place = self.place
+        if place is Place.INGRESS:
+            return
+        if self.waits:
+            self.sojourn[place] = now - self.since
+        elif not self.service[place]:
+            self.service[place] = now - self.since
 
     def fail(self, error: HeadgateError, now: float) -> bool:
         """Ends the request with what its client is told; the error says under which reason that counts."""

@@ -45,7 +45,9 @@ class ChatDialect:
 
     def _sink(self, call: Call, ticket: Ticket, fields: ChatFields) -> HttpSink:
         route = self._routes.get(fields.model)
-        answering = Answering(call.request_id, fields.model, route is not None and route.rename_model)
+        rename = route is not None and route.rename_model
+        cites = route is not None and route.collection is not None
+        answering = Answering(call.request_id, fields.model, rename, cites)
         if not fields.stream:
             return JsonSink(call, ticket, answering.compose)
         options = fields.stream_options

@@ -29,6 +29,7 @@ class Answering(msgspec.Struct, frozen=True):
     request_id: str
     model: str
     rename: bool
+    cites: bool = False  # the route has a collection: the answer has `citations`, if only an empty list
 
     @property
     def id(self) -> str:
@@ -43,14 +44,14 @@ class Answering(msgspec.Struct, frozen=True):
             changed = answer.changed or changed
         if not body:
             return encode(self._completion(answers, usage, passages))
-        if not (changed or self.rename or passages):
+        if not (changed or self.rename or self.cites):
             return body
         fields = decode_fields(body)
         if self.rename:
             fields["model"] = Raw(encode(self.model))
         if changed:
             fields["choices"] = patched(fields["choices"], _texts(answers), "message")
-        if passages:
+        if self.cites:
             fields["citations"] = Raw(encode(citations(passages)))
         return encode(fields)
 
@@ -67,7 +68,7 @@ class Answering(msgspec.Struct, frozen=True):
             model=self.model,
             choices=choices,
             usage=UNSET if usage is None else _counts(usage),
-            citations=citations(passages) if passages else UNSET,
+            citations=citations(passages) if self.cites else UNSET,
         )
 
 

@@ -47,7 +47,7 @@ class ChunkEncoder:
 
     def begin(self, message: PostOutput) -> None:
         passages = message.before.before.passages
-        if passages:
+        if self._answering.cites:
             self._citations = b',"citations":' + encode(citations(passages))
 
     def deltas(self, answer: Answer) -> bytes:

@@ -62,8 +62,8 @@ class CompletionChoice(msgspec.Struct, frozen=True):
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
-    """An answer that was not streamed. `citations` is ours: the passages that the model was given, where there are
-    any."""
+    """An answer that was not streamed. `citations` is ours: the passages that the model was given, on routes with a
+    collection."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -86,7 +86,7 @@ class ChunkChoice(msgspec.Struct, frozen=True):
 
 
 class ChatCompletionChunk(msgspec.Struct, kw_only=True, frozen=True):
-    """One event of a streamed answer. `citations` is ours, and comes with the first."""
+    """One event of a streamed answer. `citations` is ours, and comes with the first, on routes with a collection."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"

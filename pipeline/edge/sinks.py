@@ -130,7 +130,8 @@ class EventSink:
         return self._reply
 
     def _keep_alive(self) -> None:
-        self._reply.send(COMMENT)
+        if not self._call.request.protocol.writing_paused:
+            self._reply.send(COMMENT)
         self._hold = self._loop.call_later(self._call.edge.server.keepalive_comment_ms / 1000, self._wake)
 
     async def _finish(self, pending: Awaitable[None]) -> None:

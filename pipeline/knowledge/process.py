@@ -40,6 +40,8 @@ async def serve(config: Config, *, ready: Callable[[], None], stopping: asyncio.
         server = KnowledgeServer(knowledge, data_dir / SOCKET, stopping.set if temporary else None)
         try:
             await knowledge.open()
+            if not temporary:  # else it is about to be filled
+                await knowledge.warn_of_empty()
             await server.start()
             ready()
             await stopping.wait()

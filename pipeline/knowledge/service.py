@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -92,6 +93,16 @@ class Knowledge:
                 _log.error("collection_unusable", collection=result.collection, reason=result.message)
             elif isinstance(result, BaseException):
                 raise result
+
+    async def warn_of_empty(self) -> None:
+        """Logs which of the collections kept here hold nothing. A route answers that it found nothing, whether its collection holds nothing on the question or nothing."""
+        for collection in self._collections.values():
+            if collection.section.store == "qdrant":
+                continue
+            name = collection.section.name
+            with suppress(RetrievalError):  # has been told
+                if not await (await collection.store()).count():
+                    _log.warning("collection_empty", collection=name, hint=f"headgate ingest PATH… --collection {name}")
 
     async def search(self, collection: str, query: str, limit: int) -> list[Passage]:
         found = self._get(collection)

@@ -84,8 +84,12 @@ def main() -> int:
     config = decode(_read(sys.stdin.buffer))
     try:
         uvloop.run(_serve(config))
-    except (OSError, EmbedderUnavailable, ConfigError) as error:
-        print(f"knowledge process: {error}", file=sys.stderr)  # noqa: T201 - the parent's terminal
+    except OSError as error:
+        folder, why = config.server.data_dir, error.strerror or error
+        print(f"Cannot write to the data folder {folder}: {why}", file=sys.stderr)  # noqa: T201 - the parent's terminal
+        return 1
+    except (EmbedderUnavailable, ConfigError) as error:
+        print(f"knowledge process: {error}", file=sys.stderr)  # noqa: T201 - as above
         return 1
     return 0
 

@@ -53,6 +53,13 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, t
     cut_turns: int = 0
     degraded: bool = False
     backend_status: int | None = None
+    error: str | None = None
+
+
+# Their messages are ours: they quote neither a prompt nor a backend, which may quote one.
+_TELLING = frozenset(
+    [Reason.BACKEND_UNREACHABLE, Reason.BACKEND_RESET, Reason.BACKEND_CUT, Reason.BACKEND_STALLED, Reason.RETRIEVAL]
+)
 
 
 def record_of(ticket: Ticket, process: str) -> RequestRecord:
@@ -85,6 +92,7 @@ def record_of(ticket: Ticket, process: str) -> RequestRecord:
         0 if cut is None else cut.turns,
         ticket.degraded,
         error.backend_status if isinstance(error, BackendFailed) else None,
+        error.message if error is not None and ending.reason in _TELLING else None,
     )
 
 

@@ -48,10 +48,20 @@ async def main(child: Child) -> None:
         gc.set_threshold(_GC_THRESHOLD)
         ticking = asyncio.create_task(Ticker(pipeline, edge, ShardGauges(layout, cells), child.logs.writer).run())
         child.ready()
+        asking = asyncio.create_task(_ask_health(child, pipeline))
+        stack.callback(asking.cancel)
         await _until_stopped(child, pipeline, ticking)
         operations.draining = True
         await _drain(child, pipeline, edge)
         ticking.cancel()
+
+
+async def _ask_health(child: Child, pipeline: Pipeline) -> None:
+    """Warns of workers that cannot be called. They are served all the same: a backend may come after its gateway."""
+    for name, worker in pipeline.workers.items():
+        health = await worker.health()
+        if not health.ok:
+            child.logs.log.warning("worker_unhealthy", worker=name, detail=health.detail)
 
 
 async def _until_stopped(child: Child, pipeline: Pipeline, ticking: "asyncio.Task[None]") -> None:

@@ -98,6 +98,7 @@ class Stage(Generic[In, Out]):
         empty queue costs no turn of the event loop.
         """
         if not self.takes_at_once():
+            message.request.ticket.waits = True
             return self.inbox.try_put(message, now)
         result = self.inbox.pass_by()
         if result is Put.ACCEPTED:
@@ -148,6 +149,8 @@ class Stage(Generic[In, Out]):
         while ticket.ending is None:
             place = stage.place
             ticket.sojourn[place] = sojourn
+            ticket.waits = False
+            ticket.since = now
             if now >= deadline:
                 stage._expire(ticket, now)
                 return
@@ -178,6 +181,8 @@ class Stage(Generic[In, Out]):
         if reserved:
             ticket.held ^= bit
         at_once = following.takes_at_once()
+        ticket.waits = not at_once
+        ticket.since = now
         inbox = following.inbox
         result = inbox.pass_by(reserved=reserved) if at_once else inbox.try_put(message, now, reserved=reserved)
         if result is Put.ACCEPTED:

@@ -62,3 +62,14 @@ def test_every_reason_belongs_to_one_outcome():
     assert set(OUTCOME_OF) == set(Reason)
     assert OUTCOME_OF[Reason.SHARD_LOST] is Outcome.FAILED
     assert {OUTCOME_OF[reason] for reason in Reason} == set(Outcome)
+
+
+def test_the_time_in_the_stage_where_it_ended_counts():
+    ticket = Ticket("r1", 0.0, lambda _: None)
+    ticket.place, ticket.since, ticket.waits = Place.INFERENCE, 1.0, False
+    ticket.end(Reason.DEADLINE, 3.0)
+    assert ticket.service[Place.INFERENCE] == 2.0
+    waiting = Ticket("r2", 0.0, lambda _: None)
+    waiting.place, waiting.since, waiting.waits = Place.RAG, 1.0, True
+    waiting.end(Reason.DEADLINE, 1.5)
+    assert (waiting.sojourn[Place.RAG], waiting.service[Place.RAG]) == (0.5, 0.0)

@@ -18,8 +18,10 @@ THEIRS = b"""{"id":"theirs-1","object":"chat.completion", "created":7,"model":"l
 "logprobs":{"content":[{"token":"555"}]},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":3,"total_tokens":5}}"""
 
 
-def compose(*answers: Answer, rename: bool = False, usage: Usage | None = None, passages: Any = ()) -> bytes:
-    return Answering("r1", "docs", rename).compose(post_output(*passages), answers, usage)
+def compose(*answers: Answer, rename: bool = False, usage: Usage | None = None, passages: Any = None) -> bytes:
+    """Of a route with a collection where `passages` are given, be there none."""
+    answering = Answering("r1", "docs", rename, cites=passages is not None)
+    return answering.compose(post_output(*passages or ()), answers, usage)
 
 
 def test_an_answer_of_ours_is_what_the_official_client_expects():
@@ -39,7 +41,7 @@ def test_an_answer_of_ours_is_what_the_official_client_expects():
 
 
 @pytest.mark.parametrize("usage", [None, Usage(1, 2)])
-@pytest.mark.parametrize("passages", [(), (PASSAGE,)])
+@pytest.mark.parametrize("passages", [None, (), (PASSAGE,)])
 def test_an_answer_of_ours_is_what_its_type_describes(usage, passages):
     body = compose(Answer((Delta("a", 0, "stop"),)), usage=usage, passages=passages)
     described = msgspec.json.decode(body, type=ChatCompletion)
@@ -106,3 +108,8 @@ def test_a_choice_without_content_stays_without():
     theirs = b'{"choices":[{"index":0,"message":{"content":null,"tool_calls":[]},"finish_reason":"tool_calls"}]}'
     body = compose(Answer((Delta("", 0, "tool_calls"),), changed=True, body=theirs))
     assert json.loads(body) == json.loads(theirs)
+
+
+def test_a_route_with_a_collection_says_that_nothing_was_found():
+    body = Answering("r1", "docs", rename=False, cites=True).compose(post_output(), [Answer((Delta("a"),))], None)
+    assert json.loads(body)["citations"] == []

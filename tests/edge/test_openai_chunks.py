@@ -17,9 +17,10 @@ from tests.edge.wire import events
 from workers.base import Delta, Usage
 
 
-def encoder(*, rename: bool = False, usage: bool = False, passages: Any = ()) -> ChunkEncoder:
-    made = ChunkEncoder(Answering("r1", "docs", rename), usage=usage)
-    made.begin(post_output(*passages))
+def encoder(*, rename: bool = False, usage: bool = False, passages: Any = None) -> ChunkEncoder:
+    """Of a route with a collection where `passages` are given, be there none."""
+    made = ChunkEncoder(Answering("r1", "docs", rename, cites=passages is not None), usage=usage)
+    made.begin(post_output(*passages or ()))
     return made
 
 
@@ -83,6 +84,11 @@ def test_the_citations_come_with_the_first_chunk_only():
     assert [c["index"] for c in first["citations"]] == [1]
     assert "citations" not in second
     assert "citations" not in chunks(enc.deltas(Answer((Delta("b"),))))[0]
+
+
+def test_where_nothing_was_found_the_first_chunk_says_so():
+    first, _ = chunks(encoder(passages=()).deltas(Answer((Delta("a"),))))
+    assert first["citations"] == []
 
 
 def test_every_choice_has_its_own_chunks():

@@ -115,3 +115,11 @@ async def test_making_a_collection_anew_while_it_is_searched(tmp_path: Path):
             results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(r, list | RetrievalError) for r in results)
         assert await knowledge.count("docs") == 0
+
+
+async def test_a_collection_that_holds_nothing_is_told_of(tmp_path: Path):
+    async with opened(tmp_path, {"name": "empty"}, {"name": "filled"}) as knowledge:
+        await knowledge.write("filled", pieces())
+        with capture_logs() as logs:
+            await knowledge.warn_of_empty()
+    assert [(line["event"], line["collection"]) for line in logs] == [("collection_empty", "empty")]

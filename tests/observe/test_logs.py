@@ -220,7 +220,7 @@ class TestRequests:
             "stream": True,
             "duration_ms": 2000.0,
             "queue_ms": {"rag": 1.234},
-            "stage_ms": {"rag": 500.0},
+            "stage_ms": {"rag": 500.0, "inference": 2000.0},
             "passages": 4,
             "cut_passages": 2,
             "cut_turns": 1,

@@ -13,7 +13,7 @@ from pipeline.edge.app import EdgeServer
 from pipeline.observe.lines import LineWriter
 from pipeline.observe.metrics import ShardGauges
 from pipeline.process import demand
-from pipeline.process.shard import _until_stopped
+from pipeline.process.shard import _ask_health, _until_stopped
 from pipeline.process.ticker import Ticker
 from tests.flows import config, running, submit
 
@@ -114,3 +114,15 @@ async def test_stops_when_it_is_told(writer):
         ticking = asyncio.create_task(asyncio.sleep(60))
         await asyncio.wait_for(_until_stopped(child, pipeline, ticking), 1)
         ticking.cancel()
+
+
+async def test_warns_of_a_worker_that_cannot_be_called():
+    workers = [
+        {"name": "gone", "kind": "openai", "base_url": "http://127.0.0.1:9/v1"},
+        {"name": "echo", "kind": "echo"},
+    ]
+    said: list[tuple[str, str]] = []
+    log = SimpleNamespace(warning=lambda event, **fields: said.append((event, fields["worker"])))
+    async with running(config(workers=workers)) as (pipeline, _):
+        await _ask_health(SimpleNamespace(logs=SimpleNamespace(log=log)), pipeline)
+    assert said == [("worker_unhealthy", "gone")]

@@ -31,6 +31,10 @@ class MemorySink:
         await self._done
         return self.text
 
+    async def ended(self) -> None:
+        """Waits for the end, whichever it is."""
+        await asyncio.wait([self._done])
+
     def begin(self, message: PostOutput) -> Awaitable[None] | None:
         self.message = message
         return None
