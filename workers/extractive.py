@@ -29,7 +29,7 @@ _NO_STATEMENT = (
     "\uff1f",
 )  # questions, also Arabic and full-width, and what only leads to something
 _SAME = 0.7  # share of common terms from which on two sentences say the same
-_BESIDE_BEST = 0.5  # share of the best score that the others must reach
+_BESIDE_BEST = 0.6  # share of the best score that the others must reach
 
 
 class Extractive:

@@ -95,7 +95,8 @@ class Knowledge:
                 raise result
 
     async def warn_of_empty(self) -> None:
-        """Logs which of the collections kept here hold nothing. A route answers that it found nothing, whether its collection holds nothing on the question or nothing."""
+        """Logs which of the collections kept here hold nothing. Their routes' answers do not tell: they have found
+        nothing, as if the documents did not say."""
         for collection in self._collections.values():
             if collection.section.store == "qdrant":
                 continue

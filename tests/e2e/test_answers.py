@@ -92,7 +92,7 @@ async def test_a_cited_answer_about_the_sample_documents(client: openai.AsyncOpe
     answer = await client.chat.completions.create(model="docs-qa", messages=user(QUESTION))
     text = answer.choices[0].message.content
     assert text is not None
-    assert "putting into a full one fails at once" in text
+    assert "a request that wants in is refused at once" in text
     citations = answer.model_extra["citations"]
     cited = [c for c in citations if f"[{c['index']}]" in text]
     assert any(c["source"] == "docs/discussion/data-path.md" for c in cited)
@@ -158,7 +158,7 @@ async def test_errors_are_those_of_the_official_client(client: openai.AsyncOpenA
 async def test_ask_prints_the_answer_and_its_sources(daemon: Daemon):
     status, out, err = await headgate("ask", QUESTION, "--url", f"{daemon.address}/v1")
     assert status == 0, err
-    assert "putting into a full one fails at once" in out
+    assert "a request that wants in is refused at once" in out
     assert "docs/discussion/data-path.md" in out
     status, out, err = await headgate("ask", "hi", "--route", "nope", "--url", f"{daemon.address}/v1")
     assert status == 1
