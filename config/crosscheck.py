@@ -19,7 +19,7 @@ from config.schema import WorkerSection as Worker
 from config.secrets import FORMS, fault
 from config.shape import shown
 
-_MAX_TEMPLATE_BYTES = 1 << 20
+MAX_TEMPLATE_BYTES = 1 << 20
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
 _OWN_HEADERS = {"connection", "content-length", "content-type", "transfer-encoding", "upgrade"}
 _LISTED = 10  # names
@@ -151,7 +151,7 @@ class Crosscheck:
             return
         file = self._folder / route.template_file
         try:
-            read_text(file, _MAX_TEMPLATE_BYTES)
+            read_text(file, MAX_TEMPLATE_BYTES)
         except Unreadable as unreadable:
             self._findings.add(here, f"{quote(str(file))}: {unreadable.found}", unreadable.expected)
 

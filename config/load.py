@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from config.crosscheck import Crosscheck
+from config.crosscheck import MAX_TEMPLATE_BYTES, Crosscheck
 from config.environment import apply
+from config.errors import ConfigError, Problem, Unreadable
+from config.files import read_text
 from config.findings import Findings
 from config.paths import dotted, leaves
-from config.schema import Config
+from config.schema import Config, RouteSection
 from config.secrets import FILE
 from config.source import find, read
 from config.structure import draft
@@ -64,3 +66,26 @@ def _anchor(tree: dict[str, Any], folder: Path) -> None:
     for route in tree["routes"]:
         if "template_file" in route:
             route["template_file"] = str(folder / route["template_file"])
+
+
+def self_contained(config: Config) -> Config:
+    """The same with the text of template files in place of their names, so that a process that starts later runs what
+    was checked, whatever became of the files. Raises ConfigError."""
+    problems: list[Problem] = []
+    routes: list[RouteSection] = []
+    for index, route in enumerate(config.routes):
+        try:
+            routes.append(_with_text(route))
+        except Unreadable as unreadable:
+            path = dotted(("routes", index, "template_file"))
+            problems.append(Problem(path, f"{route.template_file}: {unreadable.found}", unreadable.expected))
+    if problems:
+        raise ConfigError(problems)
+    return msgspec.structs.replace(config, routes=routes)
+
+
+def _with_text(route: RouteSection) -> RouteSection:
+    if route.template_file is None:
+        return route
+    text = read_text(Path(route.template_file), MAX_TEMPLATE_BYTES)
+    return msgspec.structs.replace(route, template=text, template_file=None)

@@ -63,6 +63,10 @@ def check(file: Path | None, config_file: Path | None) -> None:
         raise click.UsageError("name the file once: as an argument or with --config")
     loaded = load(file or config_file)
     config = loaded.config
+    if any(route.template is not None or route.template_file is not None for route in config.routes):
+        from pipeline.wiring import check_templates  # noqa: PLC0415 - as above, and slower
+
+        check_templates(config)
     sizes = {"worker": len(config.workers), "route": len(config.routes), "collection": len(config.collections)}
     counts = ", ".join(f"{size} {name}{'' if size == 1 else 's'}" for name, size in sizes.items())
     click.echo(f"{loaded.path}: no problems ({counts})")

@@ -19,9 +19,9 @@ from pipeline.stages.assemble import PromptPlan
 from pipeline.stages.filters import FilterFactory, MaxLength, Redact, Stop
 from pipeline.stages.inference import Backend
 from pipeline.stages.limits import CallLimits
-from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate, TemplateRefused
+from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate, TemplateFailed, TemplateRefused
 from workers import registry
-from workers.base import ModelWorker
+from workers.base import ModelWorker, Passage
 from workers.tokens import estimate
 
 Clock = Callable[[], float]
@@ -100,6 +100,14 @@ async def build(
     return Pipeline(flow, Ingress(flow, routes, config.server, hooks, clock), built, retriever)
 
 
+def check_templates(config: Config) -> None:
+    """What `config.load` cannot check, because it knows no jinja2. Raises `ConfigError`."""
+    problems: list[Problem] = []
+    _plans(config, problems)
+    if problems:
+        raise ConfigError(tuple(problems))
+
+
 def _plans(config: Config, problems: list[Problem]) -> dict[str, PromptPlan]:
     sections = {section.name: section for section in config.workers}
     plans: dict[str, PromptPlan] = {}
@@ -107,9 +115,9 @@ def _plans(config: Config, problems: list[Problem]) -> dict[str, PromptPlan]:
         worker = sections[route.worker]
         try:
             template = _template(route)
-        except TemplateRefused as refused:
+        except (TemplateRefused, TemplateFailed) as fault:
             key = "template_file" if route.template_file is not None else "template"
-            found = f"line {refused.line}: {refused.message}"
+            found = f"line {fault.line}: {fault.message}" if isinstance(fault, TemplateRefused) else str(fault)
             problems.append(Problem(f"routes[{position}].{key}", found, "a jinja2 template within the sandbox"))
             continue
         plans[route.name] = PromptPlan(worker.context_tokens, worker.answer_tokens, route.system, template)
@@ -118,14 +126,16 @@ def _plans(config: Config, problems: list[Problem]) -> dict[str, PromptPlan]:
 
 def _template(route: RouteSection) -> PromptTemplate | None:
     if route.template_file is not None:
-        source = Path(route.template_file).read_text(encoding="utf-8")
+        source = Path(route.template_file).read_text(encoding="utf-8-sig")
     elif route.template is not None:
         source = route.template
     elif route.collection is not None:
         source = DEFAULT_TEMPLATE
     else:
         return None
-    return PromptTemplate(source, max_chars=route.template_max_chars, timeout=route.template_timeout_ms / 1000)
+    template = PromptTemplate(source, max_chars=route.template_max_chars, timeout=route.template_timeout_ms / 1000)
+    template.render(system="", question="", passages=[Passage("", "", 0, 0.0)])  # names that are not there show here
+    return template
 
 
 def _workers(config: Config, given: Mapping[str, ModelWorker], problems: list[Problem]) -> dict[str, ModelWorker]:

@@ -144,3 +144,14 @@ def test_the_command_starts_without_importing_what_other_commands_need():
     code = "import sys, pipeline.cli; print({'aiohttp', 'jinja2', 'regex', 'rich', 'qdrant_client'} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"), [("{{ foo", "line 1: unexpected end of template"), ("{{ nope }}", "'nope' is undefined")]
+)
+def test_a_template_that_cannot_be_rendered_is_a_problem(folder, template, told):
+    (folder / "pipeline.toml").write_text(f"{GOOD}template = '{template}'\n")
+    result = run("check")
+    assert result.exit_code == 2
+    assert "routes[0].template" in result.stderr
+    assert told in result.stderr

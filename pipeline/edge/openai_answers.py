@@ -88,7 +88,8 @@ def patched(choices: Raw, texts: Texts, part: str) -> Raw:
         if index not in texts:
             continue
         text, finish_reason = texts[index]
-        fields = decode_fields(choice.get(part, b"{}"))
+        own = choice.get(part, _NULL)
+        fields = {} if bytes(own) == _NULL else decode_fields(own)
         if text or bytes(fields.get("content", _NULL)) != _NULL:
             fields["content"] = Raw(encode(text))
         choice[part] = Raw(encode(fields))

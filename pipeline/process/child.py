@@ -83,6 +83,7 @@ def run(main: Callable[[Child], Awaitable[None]]) -> NoReturn:
         uvloop.run(_run(child, main))
         status = 0
     except ConfigError as error:
+        logs.log.error("configuration_refused", problems=[f"{p.path}: {p.found}" for p in error.problems])  # noqa: TRY400 - the problems say it
         link.send(Refused(list(error.problems)))
     except Exception as error:  # whatever it was, the log and the supervisor get to know
         logs.log.exception("process_failed")

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from msgspec import structs
 
-from config.load import encode
+from config.load import encode, self_contained
 from config.schema import Config
 from pipeline.observe.books import book_lost, totals
 from pipeline.observe.exposition import Exposition, ProcessFacts
@@ -43,7 +43,7 @@ async def supervise(config: Config, say: Say, *, shards: int = 1) -> int:
         lock = held.enter_context(claimed(Path(config.server.data_dir)))
         listener = held.enter_context(listening(config.server))
         memory = held.enter_context(closing(SharedMemory.create(shards=shards, block=demand.layout(config).size)))
-        handed_over = held.enter_context(_in_memory(encode(config)))
+        handed_over = held.enter_context(_in_memory(encode(self_contained(config))))
         child = Inheritance("", -1, os.getpid(), -1, memory.descriptor, handed_over, lock, -1)
         supervisor = Supervisor(config, listener, memory, child, say)
         try:

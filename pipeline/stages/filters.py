@@ -8,6 +8,7 @@ from typing import Protocol
 
 import regex
 
+SLICE_CHARS = 2048
 MATCH_SECONDS = 0.05  # for one search: a pattern that backtracks for longer fails its request
 
 
@@ -37,12 +38,22 @@ class Redact:
         self._pattern = pattern
         self._replacement = replacement
         self._max = max_match
+        self._slice = max(SLICE_CHARS, max_match)
+        # Whether a line or text ends at a match can depend on what comes next.
+        self._to_the_end = "$" in pattern.pattern or r"\Z" in pattern.pattern
         self._text = ""  # what was given out lately, for look-behinds and \b, then what is held back
         self._start = 0  # where the held-back text begins
 
     def feed(self, text: str) -> str:
-        self._text += text
-        return self._decide(final=False)
+        """Takes long texts in slices: a search that may end in a partial match looks at every place of what it gets."""
+        if len(text) <= self._slice:
+            self._text += text
+            return self._decide(final=False)
+        out: list[str] = []
+        for at in range(0, len(text), self._slice):
+            self._text += text[at : at + self._slice]
+            out.append(self._decide(final=False))
+        return "".join(out)
 
     def flush(self) -> str:
         return self._decide(final=True)
@@ -68,6 +79,8 @@ class Redact:
         begin, end = match.span()
         if not final:
             earlier = self._undecided(start, begin, partial=match.partial)
+            if earlier is None and self._to_the_end and text[end:] in ("", "\n") and len(text) - begin <= self._max:
+                earlier = begin
             if earlier is not None:
                 out.append(text[start:earlier])
                 self._start = earlier

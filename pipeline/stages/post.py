@@ -49,7 +49,9 @@ class FilterChain:
         if chain is None:
             chain = self._chains[delta.index] = TextChain(self._factories)
         if chain.ended:
-            return None
+            # A chunk of several choices hangs on its first: without it the others would be lost.
+            leads = self._choices > 1 and delta.extra and delta.raw
+            return Delta("", delta.index, None, delta.raw, extra=True) if leads else None
         text = chain.feed(delta.text)
         if delta.finish_reason is not None and not chain.ended:
             text += chain.flush()

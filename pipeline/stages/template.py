@@ -9,7 +9,15 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes, pass_context
+from jinja2 import (
+    StrictUndefined,
+    Template,
+    TemplateError,
+    TemplateSyntaxError,
+    Undefined,
+    nodes,
+    pass_context,
+)
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -17,9 +25,8 @@ from jinja2.visitor import NodeTransformer
 from workers.base import Passage
 
 _FILTERS = frozenset(
-    "abs capitalize count d default e escape first float int items join last length list lower map max min "
-    "reject rejectattr reverse round select selectattr sort string sum title tojson trim truncate unique upper "
-    "wordcount".split()
+    "abs capitalize count d default first float int items join last length list lower map max min "
+    "reject rejectattr reverse select selectattr sort title trim truncate unique upper wordcount".split()
 )
 _METHODS = frozenset(
     "strip lstrip rstrip split lower upper title capitalize startswith endswith items keys values get".split()
@@ -105,9 +112,11 @@ class _Meter:
     def printed(self, text: str) -> None:
         self._chars += len(text)
         self._check(self._chars)
+        if time.monotonic() > self._deadline:
+            raise TemplateFailed("the template took longer than template_timeout_ms")
 
     def concat(self, *parts: Any) -> str:
-        texts = [part if isinstance(part, str) else str(part) for part in parts]
+        texts = [_text_of(part) for part in parts]
         self._check(sum(map(len, texts)))
         return "".join(texts)
 
@@ -170,7 +179,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return result
 
     def _join(self, value: Iterable[Any], separator: str = "", attribute: str | None = None) -> str:
-        items = [str(item[attribute] if attribute is not None else item) for item in value]
+        items = [_text_of(item[attribute] if attribute is not None else item) for item in value]
         if sum(map(len, items)) + len(separator) * len(items) > self.max_chars:
             raise TemplateFailed(f"the template made more than template_max_chars ({self.max_chars}) characters")
         return separator.join(items)
@@ -182,9 +191,20 @@ def _finalize(context: Context, value: Any) -> str:
     if value is meter:
         meter.step()
         return ""
-    text = value if isinstance(value, str) else str(value)
+    text = _text_of(value)
     meter.printed(text)
     return text
+
+
+def _text_of(value: Any) -> str:
+    """A value as text. Not a list's: one that holds another several times is small, and its text need not be."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()  # noqa: SLF001 - jinja2's own way to say which name it was
+    raise TemplateFailed(f"a {type(value).__name__} cannot be printed: name the part of it that is meant")
 
 
 class _MeterConcatenation(NodeTransformer):
@@ -199,6 +219,9 @@ def _refuse(tree: nodes.Template) -> None:
     for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
         what = type(node).__name__.lower()
         raise TemplateSyntaxError(f"{what!r} is not offered: a template stands alone", node.lineno)
+    for literal in tree.find_all((nodes.List, nodes.Tuple, nodes.Dict)):
+        if getattr(literal, "ctx", "load") == "load" and next(literal.find_all(nodes.Name), None) is not None:
+            raise TemplateSyntaxError("a list or dict of anything but constants is not offered", literal.lineno)
     for name in tree.find_all(nodes.Name):
         if name.name.startswith("_"):
             raise TemplateSyntaxError(f"the name {name.name!r} is reserved", name.lineno)

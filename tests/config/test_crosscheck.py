@@ -138,6 +138,20 @@ TABLE = {
         "one that matches at least one character",
         "",
     ),
+    "pattern that searches backwards": (
+        f"{SMALLEST}{REDACT}'(?r)a+'",
+        "routes[0].filters[0].pattern",
+        "a pattern that searches backwards, (?r)",
+        "one that searches forwards, as answers come",
+        "",
+    ),
+    "pattern that matches about": (
+        f"{SMALLEST}{REDACT}'(?:secret){{e<=1}}'",
+        "routes[0].filters[0].pattern",
+        r"an approximate match or \G, which depend on how an answer is cut into deltas",
+        "a pattern that matches the same text wherever it is cut",
+        "",
+    ),
     "pattern that takes all memory to compile": (
         f"{SMALLEST}{REDACT}'a{{3,2000000000}}'",
         "routes[0].filters[0].pattern",

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from config.errors import ConfigError
-from config.load import decode, encode, load
+from config.load import decode, encode, load, self_contained
 from config.schema import EchoWorker, OpenAIWorker
 from tests.config.helpers import SMALLEST
 
@@ -61,3 +61,18 @@ def test_what_is_handed_to_child_processes_is_the_same():
 def test_what_is_handed_to_child_processes_is_checked_again():
     with pytest.raises(msgspec.ValidationError):
         decode(b'{"workers": [], "routes": [], "sever": {}}')
+
+
+def test_a_self_contained_configuration_needs_its_template_files_no_more(tmp_path):
+    (tmp_path / "t.j2").write_text("\ufeffBe brief. {{ system }}", encoding="utf-8")
+    path = tmp_path / "pipeline.toml"
+    path.write_text(
+        '[[workers]]\nname = "w"\nkind = "echo"\n[[routes]]\nname = "r"\nworker = "w"\ntemplate_file = "t.j2"\n'
+    )
+    config = load(path, {}).config
+    whole = self_contained(config)
+    (tmp_path / "t.j2").unlink()
+    assert (whole.routes[0].template, whole.routes[0].template_file) == ("Be brief. {{ system }}", None)
+    with pytest.raises(ConfigError) as caught:
+        self_contained(config)
+    assert caught.value.problems[0].path == "routes[0].template_file"

@@ -19,6 +19,8 @@ PATTERNS = [
     r"[ab]{2,4}?",
     r"ab*c?",
     r"^a",
+    r"\d+$",
+    r"b(?=\n)|1$",
 ]
 
 
@@ -37,7 +39,7 @@ def redact(pattern: str, max_match: int = 64) -> Redact:
 
 
 @settings(max_examples=400)
-@given(st.sampled_from(PATTERNS), st.lists(st.text("abcxy1-5 secrt", max_size=6), max_size=10))
+@given(st.sampled_from(PATTERNS), st.lists(st.text("abcxy1-5 secrt\n", max_size=6), max_size=10))
 def test_redacting_pieces_equals_redacting_the_whole(pattern: str, pieces: list[str]):
     assert stream(redact(pattern), pieces)[0] == regex.sub(pattern, "#", "".join(pieces))
 
@@ -57,6 +59,14 @@ def test_what_is_held_back_is_bounded():
     filter_ = redact(r"a.*z", max_match=16)
     given_out = "".join(filter_.feed("a" * 10) for _ in range(100))
     assert len(given_out) >= 1000 - 2 * 16
+
+
+def test_a_long_text_takes_linear_time():
+    pattern = r"\b[\w.+-]+@[\w-]+\.[\w.-]+\b"
+    text = "hello world " * 20_000 + "mail me@example.org now"
+    began = time.monotonic()
+    assert stream(redact(pattern, 256), [text])[0].endswith("mail # now")
+    assert time.monotonic() - began < 5
 
 
 def test_memory_is_bounded():

@@ -48,6 +48,9 @@ def test_the_built_in_template_says_when_there_is_nothing():
         "{{ passages[0].nope }}",
         "{{ lipsum(1000) }}",
         "{% set ns = namespace(a=1) %}{{ ns.a }}",
+        "{% set x = range(99999) | list %}" + "{{ x | sort | reverse | list | length }}" * 200,
+        "{{ passages }}",
+        "{{ passages | join }}",
         "{% for p in passages recursive %}{{ loop(passages) }}{% endfor %}",
     ],
 )
@@ -67,6 +70,10 @@ def test_what_takes_too_much_or_reaches_out_fails(source: str):
         ("\n\n{% set _meter = 1 %}", 3),
         ("{{ system | indent(1000000000) }}", 1),
         ("{% endfor %}", 1),
+        ("{% set a = ['x'] %}\n{% set a = [a, a, a, a, a, a, a, a] %}", 2),
+        ("{{ [1] | tojson(indent=1000000000) }}", 1),
+        ("{{ 1 | round(3000000, 'ceil') }}", 1),
+        ("{{ [passages, passages] | sum(start=[]) }}", 1),
     ],
 )
 def test_what_the_sandbox_does_not_offer_is_refused_with_its_line(source: str, line: int):
