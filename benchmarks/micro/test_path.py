@@ -49,7 +49,7 @@ def test_five_hops(benchmark: Any, loop: asyncio.AbstractEventLoop) -> None:
 
     line = loop.run_until_complete(start())
     benchmark.extra_info["requests"] = IN_FLIGHT
-    benchmark(lambda: loop.run_until_complete(line.send()))
+    benchmark(lambda: loop.run_until_complete(line.send(line.requests())))
     loop.run_until_complete(line.stop())
 
 
