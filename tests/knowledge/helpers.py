@@ -66,8 +66,11 @@ async def served(conf: Config, *, temporary: bool = False) -> AsyncIterator[Know
 
 _DAEMON = """
 import asyncio, signal, sys
+import structlog
 from config.load import decode
 from pipeline.knowledge.process import serve
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for "ready"
 
 async def main():
     stopping = asyncio.Event()
