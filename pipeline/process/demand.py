@@ -15,5 +15,5 @@ def wants_knowledge(config: Config) -> bool:
 
 
 def depends_on_knowledge(config: Config) -> bool:
-    """Whether no route at all can answer without it."""
-    return all(route.collection is not None and route.on_retrieval_failure == "fail" for route in config.routes)
+    """Whether there is a route that cannot answer without it."""
+    return any(route.collection is not None and route.on_retrieval_failure == "fail" for route in config.routes)

@@ -13,8 +13,9 @@ LENIENT = DOCS | {"name": "lenient", "on_retrieval_failure": "answer"}
     [
         ([PLAIN], False, False),
         ([DOCS], True, True),
-        ([PLAIN, DOCS], True, False),
-        ([LENIENT, DOCS], True, False),
+        ([PLAIN, DOCS], True, True),
+        ([LENIENT, DOCS], True, True),
+        ([PLAIN, LENIENT], True, False),
     ],
 )
 def test_who_needs_the_knowledge_process(routes, wanted, essential):
