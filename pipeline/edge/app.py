@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 from config.schema import ServerSection
@@ -20,6 +22,7 @@ from pipeline.edge.operations import OperationsHandlers
 from pipeline.edge.protocol import Connection, ConnectionServer, Limits, Refusal
 from pipeline.ingress import Ingress
 
+FIRST_REQUEST_GRACE_S = 0.25  # at drain, for connections that were made just before
 STOP_GRACE_S = 1.0  # for the last answers to be written
 
 
@@ -38,6 +41,8 @@ class EdgeServer:
         handlers = _handlers(ingress, operations, self._bodies)
         self._http = ConnectionServer(Dispatcher(self._edge, handlers, self._new_id, shard=shard), self._limits)
         self._listener: asyncio.Server | None = None
+        self._backlog: socket.socket | None = None
+        self._arriving: set[asyncio.Task[object]] = set()
         self._refusals: set[Refusal] = set()
 
     @property
@@ -51,18 +56,41 @@ class EdgeServer:
         if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family in (socket.AF_INET, socket.AF_INET6):
             # Inherited by connections: one whose client acknowledges nothing is given up, also while it closes.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, server.idle_timeout_ms)
+        self._backlog = sock.dup()
         self._listener = await self._edge.loop.create_server(self._connection, sock=sock, backlog=server.backlog)
 
     def stop_accepting(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
+        """Takes in the connections that the kernel has made already, which would be reset, and no more."""
+        if self._listener is None or self._backlog is None:
+            return
+        self._listener.close()
+        with suppress(BlockingIOError), self._backlog as backlog:
+            while True:
+                accepted, _ = backlog.accept()
+                task = self._edge.loop.create_task(self._edge.loop.connect_accepted_socket(self._connection, accepted))
+                self._arriving.add(task)
+        self._listener = self._backlog = None
 
     async def drain(self) -> None:
-        """Closes idle connections; open answers go on, and theirs close after them."""
+        """Closes idle connections; open answers go on, and theirs close after them. A connection that has brought no
+        request yet gets a moment to do so: its client may be about to."""
         self._edge.draining = True
+        await asyncio.gather(*self._arriving, return_exceptions=True)
+        self._arriving.clear()
+        self._close_idle(fresh=False)
+        if any(self._idle(fresh=True)):
+            await asyncio.sleep(FIRST_REQUEST_GRACE_S)
+            self._close_idle(fresh=True)
+
+    def _close_idle(self, *, fresh: bool) -> None:
+        for connection in list(self._idle(fresh=fresh)):
+            connection.force_close()
+
+    def _idle(self, *, fresh: bool) -> Iterator[Connection]:
+        """Connections without a request under way; `fresh` are those that have never had one."""
         for connection in self._http.connections:
-            if isinstance(connection, Connection) and connection.idle:
-                connection.force_close()
+            if isinstance(connection, Connection) and connection.idle and connection.fresh is fresh:
+                yield connection
 
     async def stop(self) -> None:
         """Ends what is left: bodies that are still arriving are refused, answers get a moment to be written."""

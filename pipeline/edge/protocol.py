@@ -64,6 +64,11 @@ class Connection(RequestHandler):
         waiter = self._waiter
         return self._request_count == 0 if waiter is None else not waiter.done()
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it has brought no request yet."""
+        return self._request_count == 0
+
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         before = self._request_count

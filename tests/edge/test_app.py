@@ -172,3 +172,22 @@ async def until_open(server, count: int) -> None:
     async with asyncio.timeout(LIMIT):
         while len(server.books.opened) < count:
             await asyncio.sleep(0.005)
+
+
+async def test_a_connection_that_the_kernel_has_made_already_is_served_at_drain():
+    async with serving(CONFIG) as server:
+        sock = socket.create_server(("127.0.0.1", 0), backlog=16)
+        edge = EdgeServer(server.pipeline.ingress, CONFIG.server, NoOperations())
+        await edge.start(sock)
+        with socket.create_connection(sock.getsockname()) as client:  # made by the kernel; no turn of the loop yet
+            edge.stop_accepting()
+            client.sendall(post(chat("hello")))
+            await edge.drain()
+            client.setblocking(False)
+            answer = b""
+            while block := await asyncio.get_running_loop().sock_recv(client, 65536):
+                answer += block
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"Connection: close" in answer
+        assert b"hello" in answer
+        await edge.stop()
