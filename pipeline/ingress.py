@@ -76,12 +76,17 @@ class Ingress:
         return section
 
     def submit(self, ticket: Ticket, prompt: Prompt, sink: OutputSink) -> None:
-        """Sends a request into the flow, or ends it at once with the reason. Never waits, never raises."""
+        """Sends a request into the flow, or ends it at once with the reason. Never waits, never raises.
+
+        A request that has ended meanwhile, because the process stops, say, tells its sink so.
+        """
+        if ticket.ending is not None:
+            if ticket.ending.error is not None:
+                sink.fail(ticket.ending.error)
+            return
         ticket.sink = sink
         ticket.stream = prompt.stream
         ticket.session_id = prompt.session_id
-        if ticket.ending is not None:
-            return
         now = self._clock()
         try:
             section = self.route(ticket, prompt.model)

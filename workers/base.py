@@ -1,7 +1,7 @@
 """The contract between the pipeline and whatever generates or embeds: protocols, and the values that cross them."""
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -141,6 +141,3 @@ class Embedder(Protocol):
     async def embed(self, texts: Sequence[str]) -> list[list[float]]: ...
 
     async def aclose(self) -> None: ...
-
-
-JsonObject = dict[str, Any]

@@ -36,10 +36,6 @@ class DeltaChannel:
     def closed(self) -> bool:
         return self._closed
 
-    @property
-    def abandoned(self) -> bool:
-        return self._abandoned
-
     # The producer's side.
 
     def put(self, batch: DeltaBatch) -> bool:

@@ -98,7 +98,8 @@ class Stage(Generic[In, Out]):
         empty queue costs no turn of the event loop.
         """
         if not self.takes_at_once():
-            message.request.ticket.waits = True
+            ticket: Ticket = message.request.ticket
+            ticket.waits, ticket.since = True, now
             return self.inbox.try_put(message, now)
         result = self.inbox.pass_by()
         if result is Put.ACCEPTED:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
+from pipeline.adapters.sinks.memory import MemorySink
 from pipeline.core.errors import (
     BackendFailed,
     BackendRefused,
@@ -189,6 +190,15 @@ async def test_the_deadline_ends_a_request_in_inference():
         assert ended(ticket)[0] is Outcome.EXPIRED
         await asyncio.sleep(0)
         assert worker.running == 0
+
+
+async def test_a_request_that_ended_before_it_was_submitted_tells_its_sink():
+    async with running(config()) as (pipeline, _):
+        ticket = pipeline.ingress.open("r1")
+        pipeline.ingress.cancel(ticket, Reason.SHUTDOWN)
+        sink = MemorySink()
+        pipeline.ingress.submit(ticket, prompt(), sink)
+        assert "shutting down" in (await error_of(sink)).message
 
 
 async def test_a_deadline_that_passed_while_the_body_was_read():
