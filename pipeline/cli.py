@@ -20,6 +20,7 @@ config_option = click.option(
 
 # Commands that live with what they run; imported when they are asked for.
 ELSEWHERE = {
+    "bench": "benchmarks.load.command",
     "ingest": "pipeline.knowledge.command",
     "serve": "pipeline.process.command",
 }

@@ -1,0 +1,1 @@
+"""What a run of the load generator found: `model` is the report itself, the others show it."""

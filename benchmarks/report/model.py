@@ -1,0 +1,262 @@
+"""The report of one run. All times in seconds, all rates per second, memory in bytes; JSON by msgspec."""
+
+from typing import Any
+
+import msgspec
+
+from benchmarks.histogram import Histogram
+
+FORMAT = 1
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """How requests ended, each in one way. offered = the sum of the others.
+
+    completed     whole answers within the client's patience
+    shed          status 503
+    rejected      any other 4xx than those of `expired`
+    expired       504
+    failed        500, 502 and other 5xx; error events; answers that broke off or make no sense
+    cancelled     the client went away: its patience ended, or its scenario said so (`left` says how many of them)
+    unreachable   no connection to the target
+    unanswered    nothing came until the scenario's `hang_seconds`: the target hung
+    unsent        not sent, because the generator was at its limit or was stopped
+    """
+
+    offered: int = 0
+    completed: int = 0
+    shed: int = 0
+    rejected: int = 0
+    expired: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    unreachable: int = 0
+    unanswered: int = 0
+    unsent: int = 0
+    left: int = 0
+
+
+class Refusal(msgspec.Struct, kw_only=True):
+    """Attempts that were answered, but not served: one entry for each combination.
+
+    `where` is `door`, `queue` or `unknown`: the first two only where the target says so (`X-Headgate-Shed-Stage`).
+    """
+
+    outcome: str
+    status: int
+    stage: str
+    reason: str
+    code: str
+    where: str
+    count: int = 0
+    with_retry_after: int = 0
+    retry_after: Histogram
+    latency: Histogram
+
+
+class Timings(msgspec.Struct, kw_only=True):
+    """Of completed requests, from the intended send time; `gaps` between tokens of streams."""
+
+    latency: Histogram
+    first_token: Histogram
+    gaps: Histogram
+
+
+class Group(msgspec.Struct, kw_only=True):
+    """The requests of one class or kind."""
+
+    name: str
+    counts: Counts
+    timings: Timings
+
+
+class Moment(msgspec.Struct, kw_only=True):
+    """One stretch of the run's time line, `at` seconds after its start. Arrivals count where they were intended,
+    ends where they happened. `p50`, `p99`: latency of those that completed in it."""
+
+    at: float
+    seconds: float
+    offered: int = 0
+    completed: int = 0
+    shed: int = 0
+    rejected: int = 0
+    expired: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    in_flight: int = 0
+    p50: float | None = None
+    p99: float | None = None
+    oracle: int | None = None
+
+
+class Oracle(msgspec.Struct, kw_only=True):
+    """What was possible: see `benchmarks.oracle`. `share` is measured goodput ÷ the oracle's. `basis` says where its
+    capacity comes from: `backend` (the simulated backend's own settings), `scenario`, or `measured` (the ramp's)."""
+
+    basis: str
+    slots: int
+    wait_budget: float
+    completed: int
+    refused: int
+    goodput: float
+    share: float | None
+    latency: Histogram
+
+
+class PhaseReport(msgspec.Struct, kw_only=True):
+    """`load` is the multiple of capacity where that is known; `seconds` is how long arrivals lasted, `took` until the
+    last answer; `goodput` is completed ÷ seconds. `outlived`: backend work for clients that had gone."""
+
+    name: str
+    arrivals: str
+    at: float
+    seconds: float
+    took: float
+    warmup: bool
+    rate: float
+    load: float | None
+    counts: Counts
+    goodput: float
+    timings: Timings
+    attempts: int
+    retried: int
+    refusals: list[Refusal]
+    kinds: list[Group]
+    classes: list[Group]
+    oracle: Oracle | None
+    outlived: "Outlived | None"
+
+
+class Outlived(msgspec.Struct, kw_only=True):
+    """Work of the simulated backend for clients that had gone: requests, and seconds that slots were held for them."""
+
+    requests: int
+    seconds: float
+    share: float | None
+
+
+class Sample(msgspec.Struct, kw_only=True):
+    """The target's processes at one moment: cores in use since the last sample, resident bytes, processes."""
+
+    at: float
+    cores: float
+    resident: int
+    processes: int
+
+
+class Processes(msgspec.Struct, kw_only=True):
+    """`found` says how: `port` (who listens there), `pid` (named by the user), or why there is nothing.
+    `cpu` in seconds over the run; `cpu_per_request` over completed and refused."""
+
+    found: str
+    pids: list[int]
+    cpu: float | None
+    cpu_per_request: float | None
+    peak_resident: int | None
+    samples: list[Sample]
+
+
+class Lag(msgspec.Struct, kw_only=True):
+    """How late the generator sent: actual minus intended. `behind` lists stretches in which it was later than
+    `threshold`: (from, to, worst lag). `cores` is the generator's own CPU use."""
+
+    threshold: float
+    lag: Histogram
+    behind: list[tuple[float, float, float]]
+    cores: float
+    peak_in_flight: int
+    connections: int
+    resent: int
+
+
+class BackendCounts(msgspec.Struct, kw_only=True):
+    """The simulated backend's own count of this run, over all replicas."""
+
+    replicas: int
+    arrivals: int
+    served: int
+    cancelled: int
+    failed: int
+    refused: int
+    left_running: int
+    busy_seconds: float
+    wasted_seconds: float
+    agrees: bool
+    problems: list[str]
+
+
+class Account(msgspec.Struct, kw_only=True):
+    """One outcome at the client, and the range that the target's `/metrics` may show for it, and what they show."""
+
+    outcome: str
+    client: int
+    least: int
+    most: int
+    target: int
+    agrees: bool
+
+
+class Accounting(msgspec.Struct, kw_only=True):
+    """The identity. `balanced`: offered = the sum of outcomes, at the client; `target` is None where the target shows
+    no metrics of ours. `problems` says what is broken, in sentences; empty means that everything adds up."""
+
+    balanced: bool
+    target: list[Account] | None
+    problems: list[str]
+
+
+class Capacity(msgspec.Struct, kw_only=True):
+    """`how`: `given`, `backend`, `scenario` or `found`; `steps` of the ramp: (requests in flight, completed per
+    second)."""
+
+    rate: float
+    how: str
+    in_flight: int | None
+    steps: list[tuple[int, float]]
+
+
+class Environment(msgspec.Struct, kw_only=True):
+    started: str
+    headgate: str
+    commit: str
+    python: str
+    libraries: dict[str, str]
+    system: str
+    machine: str
+    cores: int
+    processor: str
+
+
+class Target(msgspec.Struct, kw_only=True):
+    url: str
+    model: str
+    server: str
+    version: str
+    ours: bool
+    local: bool
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """`ended`: `done`, `interrupted`, or what ended the run early. `notes`: what a reader has to know before believing
+    the figures (the generator fell behind, the target was lost, …); empty on a sound run."""
+
+    format: int = FORMAT
+    name: str
+    scenario_name: str
+    scenario: dict[str, Any]
+    command: list[str]
+    seed: int
+    seconds: float
+    ended: str
+    environment: Environment
+    target: Target
+    capacity: Capacity | None
+    totals: Counts
+    timings: Timings
+    phases: list[PhaseReport]
+    moments: list[Moment]
+    generator: Lag
+    processes: Processes
+    backend: BackendCounts | None
+    accounting: Accounting
+    notes: list[str]
