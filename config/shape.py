@@ -1,5 +1,6 @@
 """The schema as data: what may stand at a key, decided and put into words."""
 
+import math
 import re
 from functools import cache
 from typing import Any
@@ -63,9 +64,10 @@ def common(info: inspect.UnionType) -> inspect.StructType:
     return of(next(base for base in classes[0].__mro__ if all(issubclass(one, base) for one in classes)))
 
 
-def elsewhere(key: str) -> KeyPath:
-    """Where a key of this name stands among the tables that every configuration has; empty when nowhere."""
-    pending: list[tuple[KeyPath, inspect.StructType]] = [((), root())]
+def elsewhere(key: str, top: inspect.StructType | None = None) -> KeyPath:
+    """Where a key of this name stands among the tables that every configuration (or other file, of the type `top`)
+    may have once; empty when nowhere."""
+    pending: list[tuple[KeyPath, inspect.StructType]] = [((), root() if top is None else top)]
     while pending:
         path, info = pending.pop(0)
         if path and key in keys(info):
@@ -76,7 +78,7 @@ def elsewhere(key: str) -> KeyPath:
 
 
 def fits(value: Any, info: Leaf) -> bool:
-    """Whether msgspec would take the value."""
+    """Whether msgspec would take the value, and JSON could say it."""
     match info:
         case inspect.BoolType():
             return isinstance(value, bool)
@@ -85,7 +87,7 @@ def fits(value: Any, info: Leaf) -> bool:
         case inspect.IntType():
             return _is_int(value) and _within(value, info)
         case inspect.FloatType():
-            return (_is_int(value) or isinstance(value, float)) and _within(value, info)
+            return (_is_int(value) or (isinstance(value, float) and math.isfinite(value))) and _within(value, info)
         case inspect.StrType():
             return isinstance(value, str) and _matches(value, info)
 
@@ -95,7 +97,8 @@ def _is_int(value: Any) -> bool:
 
 
 def _within(value: float, info: inspect.IntType | inspect.FloatType) -> bool:
-    return (info.ge is None or value >= info.ge) and (info.le is None or value <= info.le)
+    enough = (info.ge is None or value >= info.ge) and (info.gt is None or value > info.gt)
+    return enough and (info.le is None or value <= info.le) and (info.lt is None or value < info.lt)
 
 
 def _matches(value: str, info: inspect.StrType) -> bool:
@@ -122,19 +125,23 @@ def _describe_leaf(info: Leaf) -> str:
         case inspect.LiteralType():
             return "one of " + ", ".join(quote(str(one)) for one in info.values)
         case inspect.IntType():
-            return "a whole number" + _range(info.ge, info.le)
+            return "a whole number" + _range(info)
         case inspect.FloatType():
-            return "a number" + _range(info.ge, info.le)
+            return "a number" + _range(info)
         case inspect.StrType():
             length = _amount(info.min_length, info.max_length)
             return f"a text of {length} characters" if length else "a text"
 
 
-def _range(low: float | None, high: float | None) -> str:
-    amount = _amount(low, high)
+def _range(info: inspect.IntType | inspect.FloatType) -> str:
+    if info.gt is not None or info.lt is not None:
+        low = _amount(info.ge, None) if info.gt is None else f"above {_plain(info.gt)}"
+        high = _amount(None, info.le) if info.lt is None else f"below {_plain(info.lt)}"
+        return " " + " and ".join(part for part in (low, high) if part)
+    amount = _amount(info.ge, info.le)
     if not amount:
         return ""
-    return f" of {amount}" if low is None or high is None else f" from {amount}"
+    return f" of {amount}" if info.ge is None or info.le is None else f" from {amount}"
 
 
 def _amount(low: float | None, high: float | None) -> str:

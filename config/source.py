@@ -1,4 +1,4 @@
-"""The configuration file: which one, what it says, and on which line."""
+"""A TOML file that is to be checked: which one, what it says, and on which line."""
 
 import re
 import tomllib
@@ -14,6 +14,7 @@ from config.paths import KeyPath
 
 DEFAULT_FILE = "pipeline.toml"
 FILE_VARIABLE = "HEADGATE_CONFIG"
+_NAMED = f"a file named by --config or {FILE_VARIABLE}, or {DEFAULT_FILE} in the working directory"
 
 _MAX_BYTES = 4 << 20
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -46,12 +47,13 @@ def find(path: Path | None, environ: Mapping[str, str]) -> tuple[Path, str]:
     return Path(DEFAULT_FILE), "the working directory"
 
 
-def read(path: Path, named_by: str) -> Source:
-    """Read the file. Raises ConfigError with one problem when it is missing, unreadable, too large, or no TOML."""
+def read(path: Path, named_by: str, wanted: str = _NAMED) -> Source:
+    """Read the file. Raises ConfigError with one problem when it is missing, unreadable, too large, or no TOML.
+
+    `wanted` says what was expected where there is no such file."""
     try:
         return Source(path, read_text(path, _MAX_BYTES))
     except Unreadable as unreadable:
-        wanted = f"a file named by --config or {FILE_VARIABLE}, or {DEFAULT_FILE} in the working directory"
         expected = wanted if isinstance(unreadable.__cause__, FileNotFoundError) else unreadable.expected
         _refuse(path, unreadable.found, expected, named_by)
 

@@ -1,8 +1,8 @@
-"""Checks a configuration against the schema, key by key, so that every problem is found and not only the first."""
+"""Checks a file against its schema, key by key, so that every problem is found and not only the first."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from msgspec import inspect
+from msgspec import Struct, inspect
 
 from config.findings import Findings
 from config.paths import KeyPath, dotted, is_secret, nearest, quote
@@ -15,7 +15,7 @@ from config.shape import (
     elsewhere,
     fits,
     keys,
-    root,
+    of,
     shown,
     suggestion,
     tag_field,
@@ -24,20 +24,30 @@ from config.shape import (
 
 _BAD: Any = object()  # in place of a value that cannot be used
 
+Schema = TypeVar("Schema", bound=Struct)
+
 
 def draft(tree: dict[str, Any], findings: Findings) -> Config:
-    """The configuration as far as it can be read, for the checks between keys.
+    """The configuration as far as it can be read: see `draft_of`."""
+    return draft_of(Config, tree, findings, "a table of the configuration")
+
+
+def draft_of(schema: type[Schema], tree: dict[str, Any], findings: Findings, top: str) -> Schema:
+    """A file as far as it can be read, for the checks between keys. `top` is what its outermost keys are called.
 
     Keys with problems stand at their defaults, or are empty where they have none: ask `findings.sound` before relying
     on one. With no problem at all the tree is what msgspec converts without an error.
     """
-    config: Config = _Walk(findings).struct(root(), tree, ())
-    return config
+    info = of(schema)
+    checked: Schema = _Walk(findings, info, top).struct(info, tree, ())
+    return checked
 
 
 class _Walk:
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, root: inspect.StructType, top: str) -> None:
         self._findings = findings
+        self._root = root
+        self._top = top
 
     def visit(self, info: inspect.Type, raw: Any, path: KeyPath) -> Any:
         """The value at a key, or _BAD after its problem has been noted."""
@@ -101,8 +111,8 @@ class _Walk:
         return self.struct(common(info), raw, path, closed=False)
 
     def _unknown(self, info: inspect.StructType, key: str, path: KeyPath) -> None:
-        hint = nearest(key, keys(info)) or dotted(elsewhere(key))
-        table = f"a key of {dotted(path)}" if path else "a table of the configuration"
+        hint = nearest(key, keys(info)) or dotted(elsewhere(key, self._root))
+        table = f"a key of {dotted(path)}" if path else self._top
         expected = table if hint else f"{table}: {', '.join(keys(info))}"
         self._findings.add((*path, key), "an unknown key", expected, hint)
 

@@ -34,6 +34,8 @@ class Answer(msgspec.Struct, kw_only=True):
     retry_after seconds: `retry-after-ms`, else `Retry-After`; None without one that can be read
     should_retry `x-should-retry`, None without it
     resent      times the request was sent again because a kept connection turned out to be closed
+    connection_error    whether the official clients would take it for an error of the connection: it failed before they
+                had what they read at once, which is the head of a streamed answer, and all of another
     """
 
     end: End = End.STOPPED
@@ -51,3 +53,4 @@ class Answer(msgspec.Struct, kw_only=True):
     retry_after: float | None = None
     should_retry: bool | None = None
     resent: int = 0
+    connection_error: bool = False

@@ -10,6 +10,13 @@ from benchmarks.service import Service, Share
 Positive = Annotated[float, Meta(gt=0.0, le=1_000_000.0)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/+-]{0,39}(?!\n)$",
+        description="a name of at most 40 letters, digits, spaces and . _ : / + - that begins with a letter or digit",
+    ),
+]
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,14 +26,14 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Sizes(Table, frozen=True):
     """A number that differs from request to request.
 
-    `mean` alone: always that. `spread`: lognormal with this standard deviation as a share of the mean, cut to
-    `least`…`most`.
+    `mean` alone: always that, rounded. `spread`: lognormal with this standard deviation as a share of the mean; what is
+    below `least` becomes that, what is above `most` becomes that.
     """
 
     mean: Positive
     spread: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
-    least: Annotated[int, Meta(ge=1)] = 1
-    most: Annotated[int, Meta(ge=1)] = 100_000
+    least: Count = 1
+    most: Count = 100_000
 
 
 class Leave(Table, frozen=True):
@@ -38,7 +45,7 @@ class Leave(Table, frozen=True):
 
     share: Share
     after: Literal["sent", "head", "first_token", "tokens", "seconds"]
-    tokens: Annotated[int, Meta(ge=1)] = 1
+    tokens: Count = 1
     seconds: Seconds = 1.0
 
 
@@ -47,7 +54,7 @@ class Kind(Table, frozen=True):
 
     weight        its share, beside the other kinds' weights
     stream        whether the answer is asked for as SSE
-    prompt_words  words of the prompt
+    prompt_words  words of the prompt; the generator's own mark is the first of them
     max_tokens    the request's `max_tokens`; None: the request names none
     class_        key `class`; sent as `X-Headgate-Class`, and the report tells classes apart
     deadline_ms   how long the client waits, from the intended send time; then it closes the connection. None: the
@@ -56,8 +63,8 @@ class Kind(Table, frozen=True):
     headers       further header lines
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=40)] = "default"
-    weight: Annotated[float, Meta(gt=0.0)] = 1.0
+    name: Name = "default"
+    weight: Positive = 1.0
     stream: bool = False
     prompt_words: Sizes = Sizes(mean=20)
     max_tokens: Sizes | None = None
@@ -90,8 +97,8 @@ class Change(Table, frozen=True):
 
     at: Annotated[float, Meta(ge=0.0, le=86_400.0)]
     slots: Annotated[int, Meta(ge=0, le=100_000)] | None = None
-    first_token_ms: Annotated[float, Meta(ge=0.0)] | None = None
-    tokens_per_second: Annotated[float, Meta(ge=0.0)] | None = None
+    first_token_ms: Annotated[float, Meta(ge=0.0, le=600_000.0)] | None = None
+    tokens_per_second: Annotated[float, Meta(ge=0.0, le=1_000_000.0)] | None = None
     failure_rate: Share | None = None
     stall_rate: Share | None = None
 
@@ -101,26 +108,29 @@ class Phase(Table, frozen=True, kw_only=True):
 
     `rate` is requests a second; `load` is the same as a multiple of the capacity. One of them, or `clients`, or `file`.
 
-    arrivals       poisson | constant | burst | ramp | trace | closed
+    arrivals       poisson | constant | burst | ramp | surge | trace | closed
     burst          requests that come at the same moment (every `burst / rate` seconds)
-    to_rate, to_load   where a ramp ends
+    to_rate, to_load   where a ramp ends; what a surge rises to
+    surge_at, surge_seconds   when a surge begins, in seconds after the phase did, and how long it lasts
     clients        closed loop: as many clients, each sends when it has its answer (and thought for `think_seconds`)
     file           trace: a file of arrivals, relative to the scenario's file; `speed` runs it faster or slower
     pause_seconds  quiet time before the phase, after all answers of the one before have come
     warmup         run it, but leave it out of the totals
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=40)]
+    name: Name
     seconds: Seconds
-    arrivals: Literal["poisson", "constant", "burst", "ramp", "trace", "closed"] = "poisson"
+    arrivals: Literal["poisson", "constant", "burst", "ramp", "surge", "trace", "closed"] = "poisson"
     rate: Positive | None = None
     load: Positive | None = None
     to_rate: Positive | None = None
     to_load: Positive | None = None
+    surge_at: Annotated[float, Meta(ge=0.0, le=86_400.0)] | None = None
+    surge_seconds: Seconds | None = None
     burst: Annotated[int, Meta(ge=2, le=100_000)] | None = None
     clients: Annotated[int, Meta(ge=1, le=20_000)] | None = None
     think_seconds: Annotated[float, Meta(ge=0.0, le=3600.0)] = 0.0
-    file: str | None = None
+    file: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     speed: Positive = 1.0
     pause_seconds: Annotated[float, Meta(ge=0.0, le=3600.0)] = 0.0
     warmup: bool = False
@@ -132,8 +142,8 @@ class Scenario(Table, frozen=True, kw_only=True):
     it is found by a ramp before the first phase. wait_budget_ms: what the oracle lets a request wait.
     """
 
-    description: str = ""
-    seed: int = 1
+    description: Annotated[str, Meta(max_length=500)] = ""
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 1
     capacity: Positive | None = None
     wait_budget_ms: Annotated[float, Meta(gt=0.0, le=600_000.0)] = 500.0
     hang_seconds: Seconds = 60.0

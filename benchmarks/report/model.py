@@ -37,9 +37,11 @@ class Counts(msgspec.Struct, kw_only=True):
 
 
 class Refusal(msgspec.Struct, kw_only=True):
-    """Attempts that were answered, but not served: one entry for each combination.
+    """Attempts that were not served though their client waited: one entry for each combination.
 
     `where` is `door`, `queue` or `unknown`: the first two only where the target says so (`X-Headgate-Shed-Stage`).
+    Where no whole answer came, `status` is the one that had come (0: none) and `code` says how the attempt ended:
+    `broken`, `nonsense`, `error_event`, `unreachable`. `latency` is from the attempt's own (intended) start.
     """
 
     outcome: str
@@ -105,7 +107,9 @@ class Oracle(msgspec.Struct, kw_only=True):
 
 class PhaseReport(msgspec.Struct, kw_only=True):
     """`load` is the multiple of capacity where that is known; `seconds` is how long arrivals lasted, `took` until the
-    last answer; `goodput` is completed ÷ seconds. `outlived`: backend work for clients that had gone."""
+    last answer. `counts` are of the requests that arrived in the phase, whenever they ended. `goodput` is the
+    requests that completed while arrivals lasted ÷ `seconds`, so that a long queue that empties afterwards adds nothing
+    to it; the oracle's is counted alike. `outlived`: backend work for clients that had gone."""
 
     name: str
     arrivals: str
@@ -237,10 +241,12 @@ class Target(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """`ended`: `done`, `interrupted`, or what ended the run early. `notes`: what a reader has to know before believing
-    the figures (the generator fell behind, the target was lost, …); empty on a sound run."""
+    """`run` is what the prompts of this run were marked with, eight hexadecimal digits. `ended`: `done`, `interrupted`,
+    or what ended the run early. `notes`: what a reader has to know before believing the figures (the generator fell
+    behind, the target was lost, …); empty on a sound run."""
 
     format: int = FORMAT
+    run: str = ""
     name: str
     scenario_name: str
     scenario: dict[str, Any]

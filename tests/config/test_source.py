@@ -123,3 +123,10 @@ def test_which_file_is_read():
     assert find(None, {"HEADGATE_CONFIG": "b"}) == (Path("b"), "environment HEADGATE_CONFIG")
     assert find(None, {"HEADGATE_CONFIG": ""}) == (Path("pipeline.toml"), "the working directory")
     assert find(None, {}) == (Path("pipeline.toml"), "the working directory")
+
+
+def test_a_file_of_another_purpose_says_what_was_wanted(tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path / "none.toml", "", "a file of another purpose")
+    (problem,) = refused.value.problems
+    assert problem.expected == "a file of another purpose"

@@ -1,10 +1,18 @@
 """Guarantee 11: unknown keys and bad values are refused, all at once, each with its key path."""
 
+from pathlib import Path
+from typing import Annotated
+
 import msgspec
 import pytest
+from msgspec import Meta
 
+from config.errors import ConfigError
+from config.findings import Findings
 from config.schema import Config
 from config.shape import Leaf, bare, variants
+from config.source import Source
+from config.structure import draft_of
 from tests.config.helpers import SMALLEST, problems
 
 ROUTE = "[[routes]]\nname = 'r'\nworker = 'w'\n"
@@ -275,3 +283,58 @@ def test_every_type_in_the_schema_is_one_that_is_checked():
                 assert kind.le is not None
             case _:
                 assert isinstance(kind, Leaf)
+
+
+class Inner(msgspec.Struct, forbid_unknown_fields=True):
+    deep: int = 1
+
+
+class Other(msgspec.Struct, forbid_unknown_fields=True):
+    """A schema of another file, with what the configuration's own does not use."""
+
+    above: Annotated[float, Meta(gt=0.0, le=10.0)] = 1.0
+    between: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
+    below: Annotated[int, Meta(ge=1, lt=5)] = 1
+    free: float = 1.0
+    class_: Annotated[str, Meta(max_length=3)] | None = msgspec.field(name="class", default=None)
+    inner: Inner | None = None
+    listed: list[Inner] = msgspec.field(default_factory=lambda: [Inner(7)])
+
+
+def drafted(text: str) -> tuple[Other, Findings]:
+    findings = Findings(Source(Path("other.toml"), text))
+    return draft_of(Other, findings.source.tree, findings, "a key of the other file"), findings
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "expected", "hint"),
+    [
+        ("above = 0", "above", "a number above 0 and at most 10", ""),
+        ("above = 10.5", "above", "a number above 0 and at most 10", ""),
+        ("above = nan", "above", "a number above 0 and at most 10", ""),
+        ("between = 1", "between", "a number above 0 and below 1", ""),
+        ("below = 5", "below", "a whole number at least 1 and below 5", ""),
+        ("free = inf", "free", "a number", ""),
+        ("free = nan", "free", "a number", ""),
+        ("class = 'long'", "class", "a text of at most 3 characters", ""),
+        ("class_ = 'a'", "class_", "a key of the other file", "class"),
+        ("deep = 1", "deep", "a key of the other file", "inner.deep"),
+        ("[inner]\nfree = 1", "inner.free", "a key of inner: deep", ""),
+        ("zzzz = 1", "zzzz", "a key of the other file: above, between, below, free, class, inner, listed", ""),
+    ],
+)
+def test_a_file_of_another_schema(text, path, expected, hint):
+    _, findings = drafted(text)
+    with pytest.raises(ConfigError) as refused:
+        findings.raise_if_any()
+    (problem,) = refused.value.problems
+    assert (problem.path, problem.expected, problem.hint) == (path, expected, hint)
+    assert problem.where.startswith("other.toml:")
+
+
+def test_a_sound_file_of_another_schema():
+    text = "above = 10\nbetween = 0.1\nbelow = 4\nclass = 'abc'\n[inner]\ndeep = 2"
+    draft, findings = drafted(text)
+    findings.raise_if_any()
+    assert draft == msgspec.convert(findings.source.tree, Other)
+    assert drafted("")[0] == Other()

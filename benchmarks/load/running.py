@@ -1,0 +1,199 @@
+"""Around a measurement: what it needs before it can begin, its signals, its files, and how it exits."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from benchmarks.load.backend_client import BackendError
+from benchmarks.load.processes import NoProcess
+from benchmarks.load.progress import Progress
+from benchmarks.load.scenario import Scenario
+from benchmarks.load.session import Plan, Session
+from benchmarks.load.target import NoModel, first_model
+from benchmarks.load.wire import BadUrl, Wire
+from benchmarks.report.errors import ReportError
+from benchmarks.report.files import check_writable, write
+from benchmarks.report.model import Report
+from benchmarks.report.page import write_html
+from benchmarks.report.terminal import show
+from benchmarks.service import Service
+
+FAILED, STOPPED = 1, 130
+
+
+class Options(msgspec.Struct, kw_only=True, frozen=True):
+    """The command line, checked as far as it can be without a connection."""
+
+    scenario_name: str
+    scenario: Scenario
+    target: str | None
+    model: str | None
+    api_key: str | None
+    headers: dict[str, str]
+    backend: str | None
+    pids: list[int]
+    capacity: float | None
+    name: str | None
+    command: list[str]
+    json_file: Path | None
+    html_file: Path | None
+    check: bool
+    quiet: bool
+
+
+async def run(options: Options) -> int:
+    """Measure, show and write the report. Returns the exit status: 0, or 1 when something could not be done, or
+    130 after Ctrl-C (the report is written all the same). Raises click.ClickException for what a user can mend."""
+    progress = Progress(quiet=options.quiet)
+    try:
+        for path in (options.json_file, options.html_file):
+            if path is not None:
+                check_writable(path)
+        with _target(options, progress) as (target, backend):
+            report = await _measure(options, target, backend, progress)
+    except (BadUrl, NoModel, BackendError, NoProcess, ReportError) as error:
+        raise click.ClickException(str(error)) from error
+    return _finish(options, report)
+
+
+@contextmanager
+def _target(options: Options, progress: Progress) -> Iterator[tuple[str, str | None]]:
+    """The target's base URL and the backend's. Without a target, a simulated backend is started and measured alone."""
+    if options.target is not None:
+        yield options.target, options.backend
+        return
+    if options.backend is not None:
+        raise click.UsageError("--backend says what stands behind --target, which is missing")
+    service = options.scenario.backend or Service()
+    with simulated_backend(service) as url:
+        progress.say(f"No --target: measuring a simulated backend alone ({url}, {service.slots} slots).")
+        yield f"{url}/v1", url
+
+
+@contextmanager
+def simulated_backend(service: Service) -> Iterator[str]:
+    """A backend of its own process, for as long as the context lasts; its URL."""
+    with tempfile.TemporaryDirectory(prefix="headgate-bench-") as folder:
+        settings = Path(folder) / "service.toml"
+        settings.write_text(_toml(service))
+        command = [sys.executable, "-m", "benchmarks.backend", "--port", "0", "--service", str(settings)]
+        # A session of its own: Ctrl-C is for the generator, which then asks the backend what it counted.
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise click.ClickException(f"the simulated backend did not start (exit status {process.wait()})")
+            url: str = msgspec.json.decode(line)["urls"][0]
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _toml(service: Service) -> str:
+    """The settings as a file. TOML has no null and leaves such keys out; other single values look as in JSON."""
+    values = msgspec.structs.asdict(service).items()
+    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values if value is not None)
+
+
+async def _measure(options: Options, target: str, backend: str | None, progress: Progress) -> Report:
+    model = options.model or await first_model(target, options.api_key, options.headers)
+    plan = Plan(
+        scenario_name=options.scenario_name,
+        scenario=options.scenario,
+        target=target,
+        model=model,
+        api_key=options.api_key,
+        headers=options.headers,
+        backend=backend,
+        pids=options.pids,
+        capacity=options.capacity,
+        name=options.name or target,
+        command=options.command,
+    )
+    wire = Wire(target, api_key=options.api_key, headers=options.headers)
+    try:
+        session = Session(plan, wire, progress)
+        with _signals(session):
+            return await session.measure()
+    finally:
+        await wire.aclose()
+
+
+@contextmanager
+def _signals(session: Session) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the run with its report, the second ends the process."""
+    loop = asyncio.get_running_loop()
+    seen = 0
+
+    def stop(number: signal.Signals) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            os._exit(128 + number)
+        session.progress.say(f"{number.name}: ending the run; once more to end without a report")
+        session.stop("interrupted")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _finish(options: Options, report: Report) -> int:
+    status = 0 if report.ended == "done" else STOPPED if report.ended == "interrupted" else FAILED
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    show(report, console)
+    for path, writer in ((options.json_file, write), (options.html_file, write_html)):
+        if path is None:
+            continue
+        try:
+            writer(report, path)
+            click.echo(f"written to {path}")
+        except ReportError as error:  # the other file and the summary are there all the same
+            click.echo(f"Error: {error}", err=True)
+            status = status or FAILED
+    if options.check:
+        wrong = failures(report)
+        for sentence in wrong:
+            click.echo(f"check: {sentence}", err=True)
+        status = FAILED if wrong else status
+    return status
+
+
+def failures(report: Report) -> list[str]:
+    """What `--check` finds wrong: a broken identity, a request that hung, a client without an answer."""
+    counts, found = report.totals, list(report.accounting.problems)
+    if report.ended != "done":
+        found.append(f"The run ended early: {report.ended}.")
+    if report.target.ours and report.accounting.target is None:
+        found.append("The target's own count is not known.")
+    for name, words in _NO_ANSWER.items():
+        number = getattr(counts, name)
+        if number:
+            found.append(f"{number} requests {words}.")
+    silent = sum(entry.count for phase in report.phases for entry in phase.refusals if entry.status == 0)
+    if silent:
+        found.append(f"{silent} attempts got no answer at all: the connection broke, or made no sense.")
+    if report.backend is not None:
+        found += report.backend.problems
+        if report.backend.left_running:
+            found.append(f"{report.backend.left_running} requests still run at the backend.")
+    return found
+
+
+_NO_ANSWER = {"unreachable": "found no connection", "unsent": "were not sent"}

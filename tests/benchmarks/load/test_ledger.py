@@ -1,0 +1,120 @@
+"""How ends become counts."""
+
+import pytest
+
+from benchmarks.load.answer import Answer, End
+from benchmarks.load.ledger import COMBINATIONS, Done, PhaseLedger, Timeline, outcome
+from benchmarks.load.mix import Intent
+from benchmarks.load.scenario import Kind, Phase
+
+PHASE = Phase(name="a", seconds=10, rate=1)
+
+
+def intent(number: int = 0, at: float = 0.0, kind: Kind | None = None, *, leaves: bool = False) -> Intent:
+    return Intent(number, at, kind or Kind(), None, 1, None, leaves)
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        (Answer(end=End.WHOLE, status=200), "completed"),
+        (Answer(end=End.REFUSED, status=503), "shed"),
+        (Answer(end=End.REFUSED, status=504), "expired"),
+        (Answer(end=End.REFUSED, status=500), "failed"),
+        (Answer(end=End.REFUSED, status=502), "failed"),
+        (Answer(end=End.REFUSED, status=429), "rejected"),
+        (Answer(end=End.REFUSED, status=307), "rejected"),
+        (Answer(end=End.ERROR_EVENT, status=200), "failed"),
+        (Answer(end=End.BROKEN), "failed"),
+        (Answer(end=End.NONSENSE, status=200), "failed"),
+        (Answer(end=End.UNREACHABLE), "unreachable"),
+        (Answer(end=End.TIMED_OUT), "cancelled"),
+        (Answer(end=End.LEFT), "cancelled"),
+        (Answer(end=End.STOPPED), "unsent"),
+        (Answer(end=End.STOPPED, sent=1.0), "cancelled"),
+    ],
+)
+def test_outcomes(answer: Answer, name: str):
+    assert outcome(answer) == name
+
+
+def test_every_end_has_an_outcome():
+    for end in End:
+        assert outcome(Answer(end=end, status=200))
+
+
+def test_goodput_leaves_out_what_completed_after_arrivals_had_ended():
+    ledger = PhaseLedger(PHASE, began=100.0, first_number=0)
+    for ended in (105.0, 110.0, 110.5):
+        answer = Answer(end=End.WHOLE, status=200, sent=104.0, ended=ended)
+        ledger.book(Done(intent(), 104.0, 104.0, answer, "completed"))
+    assert ledger.books.counts.completed == 3
+    assert ledger.in_time == 2
+
+
+def test_latency_counts_from_the_intended_time_and_refusals_from_their_own_attempt():
+    ledger = PhaseLedger(PHASE, began=0.0, first_number=0)
+    refused = Answer(end=End.REFUSED, status=503, sent=1.0, ended=1.1, stage="inference", reason="x", retry_after=2.0)
+    ledger.attempt(refused, begun=1.0)
+    served = Answer(end=End.WHOLE, status=200, sent=3.0, ended=3.5)
+    ledger.attempt(served, begun=3.0)
+    ledger.book(Done(intent(), 1.0, 3.0, served, "completed"))
+    (refusal,) = ledger.refusals.values()
+    assert refusal.where == "queue"
+    assert refusal.latency.percentile(0.5) == pytest.approx(0.1)
+    assert ledger.books.timings.latency.percentile(0.5) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason", "where"),
+    [
+        ("inference", "queue_full", "door"),
+        ("ingress", "limit", "door"),
+        ("inference", "late", "queue"),
+        ("", "", "unknown"),
+    ],
+)
+def test_where_a_refusal_happened(stage: str, reason: str, where: str):
+    ledger = PhaseLedger(PHASE, began=0.0, first_number=0)
+    ledger.attempt(Answer(end=End.REFUSED, status=503, ended=1.0, stage=stage, reason=reason), begun=0.0)
+    assert [refusal.where for refusal in ledger.refusals.values()] == [where]
+
+
+def test_refusals_that_nobody_could_tell_apart_are_booked_together():
+    ledger = PhaseLedger(PHASE, began=0.0, first_number=0)
+    for number in range(COMBINATIONS + 50):
+        ledger.attempt(Answer(end=End.REFUSED, status=400, code=f"code {number}", ended=1.0), begun=0.0)
+    assert sum(entry.count for entry in ledger.refusals.values()) == COMBINATIONS + 50
+    assert ledger.refusals["rejected", 0, "", "", "others"].count == 50
+
+
+def test_who_leaves_has_no_patience_for_the_oracle():
+    ledger = PhaseLedger(PHASE, began=0.0, first_number=7)
+    ledger.arrival(intent(7, 0.5), 2.0)
+    ledger.arrival(intent(8, 0.6, leaves=True), 2.0)
+    first, second = ledger.arrivals()
+    assert (first.at, first.number, first.patience, first.max_tokens) == (0.5, 7, 2.0, None)
+    assert (second.number, second.patience) == (8, 0.0)
+
+
+def test_the_timeline_books_arrivals_and_ends_where_they_belong():
+    line = Timeline(began=50.0, seconds=10)
+    line.offered(50.5, 1)
+    line.offered(52.9, 3)
+    line.ended(Done(intent(), 50.5, 50.5, Answer(end=End.WHOLE, ended=52.0), "completed"))
+    line.ended(Done(intent(), 52.9, 52.9, Answer(end=End.REFUSED, status=503, ended=52.95), "shed"))
+    line.expected(0, 2)
+    line.possible(1.5)
+    moments = line.moments()
+    assert [moment.offered for moment in moments] == [1, 0, 1]
+    assert [moment.completed for moment in moments] == [0, 0, 1]
+    assert [moment.shed for moment in moments] == [0, 0, 1]
+    assert [moment.oracle for moment in moments] == [0, 1, None]
+    assert moments[2].p50 == pytest.approx(1.5, rel=0.01)
+    assert moments[2].in_flight == 3
+
+
+def test_a_long_run_is_no_more_than_so_many_moments():
+    line = Timeline(began=0.0, seconds=3000)
+    line.offered(2999.0, 1)
+    assert len(line.moments()) == 300
