@@ -68,12 +68,15 @@ class Session:
         self._environment: Environment = environment()
         self._driver: Driver | None = None
         self._stopped: str | None = None
+        self._first: asyncio.Task[str | None] | None = None
 
     def stop(self, why: str) -> None:
         """End early, with a report of what there was. May come at any time."""
         self._stopped = self._stopped or why
         if self._driver is not None:
             self._driver.stop(why)
+        if self._first is not None:
+            self._first.cancel()
 
     async def measure(self) -> Report:
         """Raises BackendError before anything is sent, and NoProcess."""
@@ -83,8 +86,8 @@ class Session:
             if plan.backend is not None:
                 self.backend = await stack.enter_async_context(await connect(plan.backend))
                 self._compare_settings(self.backend)
-            unfit = await first_answer(self.wire, plan.model, run_id())
-            capacity = None if unfit else await self._capacity()
+            unfit = await self._unfit()
+            capacity = None if unfit or self._stopped else await self._capacity()
             watch = Watch(found)
             before = await look(plan.target)
             sampling = asyncio.ensure_future(watch.run())
@@ -97,6 +100,13 @@ class Session:
                 await self._drive(driver)
             driver.ended = self._stopped or driver.ended
             return await self._report(driver, capacity, watch, before)
+
+    async def _unfit(self) -> str | None:
+        """Why the target cannot be measured, None where it can or nobody waits for it any more."""
+        asking = first_answer(self.wire, self.plan.model, run_id(), self.plan.scenario.hang_seconds)
+        self._first = asyncio.ensure_future(asking)
+        await asyncio.wait([self._first])
+        return None if self._first.cancelled() else self._first.result()
 
     def _found(self) -> Found:
         pids = self.plan.pids
@@ -195,7 +205,7 @@ class Session:
             generator=driver.punctuality.result(driver.clock(), self.wire.opened, driver.attempts.resent),
             processes=watch.result(answered),
             backend=counted,
-            accounting=compare(everything, driver.attempts, self._difference(before, after)),
+            accounting=compare(everything, driver.attempts, self._difference(driver, before, after)),
             notes=[*self.notes, *_notes(driver)],
         )
 
@@ -218,9 +228,9 @@ class Session:
         counts, outlived = agree_backend(log, clients, numbers, len(self.backend.urls))
         return counts, list(outlived)
 
-    def _difference(self, before: Look, after: Look) -> Difference | None:
+    def _difference(self, driver: Driver, before: Look, after: Look) -> Difference | None:
         if before.snapshot is None:
-            if not before.foreign:
+            if not before.foreign and driver.phases:
                 self.notes.append(f"The target's /metrics could not be read: {before.why}")
             return None
         if after.snapshot is None:
@@ -272,8 +282,6 @@ def _arrivals(scenario: Scenario, rate: float | None) -> Callable[[Phase], Arriv
 
 def _notes(driver: Driver) -> Iterator[str]:
     """What a reader has to know before believing the figures."""
-    if driver.ended != "done":
-        yield f"The run ended early: {driver.ended}."
     late = driver.punctuality.note()
     if late is not None:
         yield late

@@ -46,8 +46,9 @@ async def first_model(base_url: str, api_key: str | None, extra: Mapping[str, st
     return models[0].id
 
 
-async def first_answer(wire: Wire, model: str, run: str) -> str | None:
-    """Ask once, unhurried. What is wrong with the target in a sentence, or None if a run can begin.
+async def first_answer(wire: Wire, model: str, run: str, patience: float) -> str | None:
+    """Ask once, and wait for `patience` seconds, at most PATIENCE. What is wrong with the target in a sentence, or None
+    if a run can begin.
 
     A target that is overloaded, or fails, is fit to be measured; one that cannot be reached, does not know the model,
     wants another key or speaks another protocol is not.
@@ -63,15 +64,15 @@ async def first_answer(wire: Wire, model: str, run: str) -> str | None:
         leave=None,
         leave_at=None,
     )
-    return _unfit(answer, model)
+    return _unfit(answer, model, patience)
 
 
-def _unfit(answer: Answer, model: str) -> str | None:
+def _unfit(answer: Answer, model: str, patience: float) -> str | None:
     said = f": {answer.detail}" if answer.detail else ""
     if answer.end is End.UNREACHABLE:
         return f"the target cannot be reached{said}"
     if answer.end is End.TIMED_OUT:
-        return f"the target did not answer one request within {PATIENCE:.0f} s"
+        return f"the target did not answer one request within {patience:g} s"
     if answer.end in (End.BROKEN, End.NONSENSE):
         return f"the target's answer is no use ({answer.end}){said}"
     if 300 <= answer.status < 500 and answer.status not in _TRY_AGAIN:

@@ -12,6 +12,8 @@ from benchmarks.load.wire_answer import Incoming
 GRACE = 5.0  # seconds that the end of the body may come after [DONE]
 MOST_HEAD = 64 << 10  # bytes of a head, and of all else in an answer that is not its body
 
+_GONE = frozenset({End.LEFT, End.TIMED_OUT})
+
 
 class Pool:
     """The connections of one client. Those without a request are `kept` and taken again, the last one first.
@@ -119,15 +121,17 @@ class Connection(asyncio.Protocol):
         incoming.now = monotonic()
         self._touched = True
         self._size += len(data)
+        wrong = None
         try:
             self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
+        except HttpParserError as error:
+            wrong = str(error)
+        except HttpParserUpgrade:
+            wrong = "it wants another protocol"
+        incoming.settle(complete=self._complete)
+        if wrong is not None:  # after a whole answer it only costs the connection
             self._lasting = False
-            if not self._complete:
-                incoming.settle(complete=False)
-                incoming.malformed("it wants another protocol" if isinstance(error, HttpParserUpgrade) else str(error))
-        else:
-            incoming.settle(complete=self._complete)
+            incoming.malformed(wrong)
         if self._size > MOST_HEAD and not self._complete:
             incoming.nonsense(f"more than {MOST_HEAD} bytes without any of a body")
         if incoming.over:
@@ -186,7 +190,8 @@ class Connection(asyncio.Protocol):
     def _finish(self, incoming: Incoming) -> None:
         self._release()
         self._pool.server = incoming.server or self._pool.server
-        if not self._may_stay() or not self._pool.keep(self):
+        left = incoming.answer.end in _GONE  # perhaps in the middle of a read that held the whole answer
+        if left or not self._may_stay() or not self._pool.keep(self):
             self._forget()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

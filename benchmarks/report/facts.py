@@ -29,7 +29,14 @@ def verdict(report: Report) -> Verdict:
         return Verdict("broken", "Do not rely on this run: its figures do not add up.", _once(broken + careful))
     if careful:
         return Verdict("careful", "Read with care.", careful)
-    return Verdict("sound", "Sound: every request is accounted for, and the generator kept up.", [])
+    return Verdict("sound", f"Sound: every request is accounted for, and the generator {_punctual(report)}.", [])
+
+
+def _punctual(report: Report) -> str:
+    """A run whose generator was late for moments is as good; one that was late for longer has a note that says so."""
+    if not report.generator.behind:
+        return "kept up"
+    return f"was late for moments, by {units.duration(report.generator.lag.most)} at worst"
 
 
 def _broken(report: Report) -> list[str]:
@@ -60,8 +67,6 @@ def _careful(report: Report) -> list[str]:
         reasons.append("Nothing was measured: no request was offered.")
     elif not report.totals.offered:
         reasons.append("Only warm-up was run: there are no totals.")
-    if report.generator.behind and not report.notes:
-        reasons.append(f"The generator was behind {units.some(len(report.generator.behind), 'time')}.")
     return _once(reasons + report.notes)
 
 
@@ -206,10 +211,11 @@ def outlived_sentence(report: Report) -> str:
     work = outlived(report)
     if work is None:
         return "not known: the backend is not the simulated one"
-    if not work.requests:
+    if not work.seconds:
         return "none"
-    of_busy = "" if work.share is None else f", {units.percent(work.share)} of its busy time"
-    return f"{units.some(work.requests, 'request')}, {units.duration(work.seconds)} of slots{of_busy}"
+    of_busy = "" if work.share is None else f", {units.percent(work.share)} of its work"
+    long = f"; {units.some(work.requests, 'request')} over 0.1 s"
+    return f"{units.duration(work.seconds)} for clients gone{of_busy}{long}"
 
 
 def processes_sentence(report: Report) -> str:

@@ -132,7 +132,9 @@ class PhaseReport(msgspec.Struct, kw_only=True):
 
 
 class Outlived(msgspec.Struct, kw_only=True):
-    """Work of the simulated backend for clients that had gone: requests, and seconds that slots were held for them."""
+    """Work of the simulated backend for clients that had gone: all the seconds that slots were held for them, also the
+    few milliseconds until word of their leaving came, and how many `requests` held one for more than 0.1 s longer.
+    `share` is of the time that slots were held at all."""
 
     requests: int
     seconds: float

@@ -247,7 +247,7 @@ def backend(report: Report) -> list[Table | Facts | Absent]:
     ]
     items: list[Table | Facts | Absent] = [Facts("The backend's own count", pairs)]
     if rows:
-        columns = ["phase", "requests", "slots held for", "of the phase's work"]
+        columns = ["phase", "requests for over 0.1 s", "slots held for", "of the phase's work"]
         items.append(Table("Work for clients that had gone", columns, rows))
     return items
 

@@ -94,10 +94,10 @@ def test_what_is_printed_is_one_line_of_json():
 
 
 def bursts(count: int) -> list[Arrival]:
-    """Four at a time, 40 a second."""
+    """Six at a time, 60 a second in the mean."""
     random, at, found = Random(3), 0.0, []
     for number in range(count):
-        at += 0.0 if number % 4 else random.expovariate(10.0)
+        at += 0.0 if number % 6 else random.expovariate(10.0)
         found.append(Arrival(at, number, 1, None, None))
     return found
 
@@ -129,16 +129,15 @@ async def test_the_backend_does_what_the_oracle_plans():
         async with simulated(process.urls[0]) as backend:
             ended = await play(backend, intended)
             rows = sorted(await backend.rows("0000000f"), key=lambda row: row[1])
-    late = [end - plan_end for end, (_, plan_end) in zip(ended, planned(intended, service), strict=True)]
-    assert -0.02 < statistics.median(late) < 0.05  # this process, the sockets, the other one
+    intention = planned(intended, service)
+    assert max(start - arrival.at for arrival, (start, _) in zip(intended, intention, strict=True)) > 0.1  # some wait
+    late = [end - plan_end for end, (_, plan_end) in zip(ended, intention, strict=True)]
+    assert -0.02 < statistics.median(late) < 0.1  # this process, the sockets, the other one
 
     # From here on as the requests arrived, which is not quite as they were sent.
     first = rows[0][1]
     arrived = [Arrival(row[1] - first, row[0], 1, None, None) for row in rows]
     exact = planned(arrived, service)
-    assert (
-        max(start - arrival.at for arrival, (start, _) in zip(arrived, exact, strict=True)) > 0.05
-    )  # some had to wait
     for row, (start, end) in zip(rows, exact, strict=True):
         assert row[4] == pytest.approx(duration(service, row[0], 1, None), abs=2e-3)
         assert row[2] - first == pytest.approx(start, abs=0.02)

@@ -37,7 +37,12 @@ def test_a_run_that_something_ended_says_what():
 def test_a_generator_that_was_late_is_never_said_to_have_kept_up():
     made = reports.report()
     made.generator.behind = [(1.0, 2.0, 0.3)]
-    assert facts.verdict(made)[::2] == ("careful", ["The generator was behind 1 time."])
+    made.generator.lag.add(0.3)
+    verdict = facts.verdict(made)
+    assert verdict.level == "sound"
+    assert verdict.headline.endswith("the generator was late for moments, by 300 ms at worst.")
+    made.notes = ["The generator fell behind itself."]
+    assert facts.verdict(made)[::2] == ("careful", made.notes)
 
 
 def unbalanced(made):

@@ -1,5 +1,6 @@
 """One replica over HTTP, as the official client and others meet it."""
 
+import asyncio
 import io
 import time
 from typing import Any
@@ -134,6 +135,23 @@ async def test_a_stall_stops_a_stream_in_the_middle(backend: Simulated):
     rest = await client.reader.readuntil(b"[DONE]")
     assert time.monotonic() - began > 0.25
     assert rest.count(b'"content"') == 2
+    await client.drop()
+
+
+async def test_a_client_that_reads_late_holds_its_slot_until_then(backend: Simulated):
+    await backend.set(first_token_ms=0)
+    client = await RawClient.ask(backend.port, "#0000000a.1", stream=True, max_tokens=50_000)  # more than buffers hold
+    await client.status()
+    await backend.busy(1)
+    await asyncio.sleep(0.2)
+    end = b""
+    while not end.endswith(b"\r\n0\r\n\r\n"):
+        read = await client.reader.read(1 << 20)
+        assert read
+        end = (end + read)[-8:]
+    (row,) = await backend.rows("0000000a")
+    assert row[4] > 0.2
+    assert row[-1] == "served"
     await client.drop()
 
 

@@ -1,0 +1,246 @@
+"""`headgate bench` as its users run it: a process, its files, its exit status."""
+
+import asyncio
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load.running import failures
+from benchmarks.report.files import read
+from tests.benchmarks.load.simulated import simulated, started
+from tests.process.daemon import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
+SHORT = """
+[[phases]]
+name = "a"
+seconds = 2
+rate = 40
+[[requests]]
+name = "whole"
+max_tokens = { mean = 4 }
+deadline_ms = 900
+[[requests]]
+name = "stream"
+stream = true
+max_tokens = { mean = 4 }
+deadline_ms = 900
+[backend]
+slots = 4
+first_token_ms = 20
+tokens_per_second = 500
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path):
+    def write(text: str = SHORT) -> str:
+        path = tmp_path / "scenario.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@asynccontextmanager
+async def bench(*arguments: str):
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline.cli", "bench", *arguments),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def ran(*arguments: str) -> tuple[int, str, str]:
+    async with bench(*arguments) as process:
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def raw(answer: bytes | None):
+    """A server that says the same to whoever connects, or nothing."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        if answer is not None:
+            writer.write(answer)
+            await writer.drain()
+            writer.close()
+        else:
+            await reader.read()
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    finally:
+        server.close()
+
+
+async def test_without_a_target_a_backend_alone_is_measured(scenario, tmp_path: Path):
+    file, page = tmp_path / "r.json", tmp_path / "r.html"
+    status, out, err = await ran(scenario(), "--json", str(file), "--html", str(page), "--check")
+    assert status == 0, err + out
+    assert len(out.splitlines()) <= 32
+    report = read(file)
+    counts = report.totals
+    assert counts.offered == counts.completed > 50
+    assert report.backend is not None
+    assert report.backend.agrees
+    assert report.backend.served == counts.completed
+    assert report.phases[0].oracle is not None
+    assert report.phases[0].oracle.share == pytest.approx(1.0, abs=0.1)
+    assert {group.name: group.timings.gaps.count > 0 for group in report.phases[0].kinds} == {
+        "whole": False,
+        "stream": True,
+    }
+    assert report.processes.cpu is not None
+    assert report.run in report.scenario["description"] or len(report.run) == 8
+    assert "<html" in page.read_text()[:200]
+
+
+async def test_the_same_seed_sends_the_same(scenario, tmp_path: Path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        status, _, err = await ran(scenario(), "--seed", "5", "--duration", "1", "--json", str(file), "--quiet")
+        assert status == 0
+        assert err.count("\n") == 0
+    a, b = (read(file) for file in files)
+    assert a.seed == b.seed == 5
+    assert a.totals.offered == b.totals.offered
+    assert [group.counts.offered for group in a.phases[0].kinds] == [
+        group.counts.offered for group in b.phases[0].kinds
+    ]
+
+
+async def test_ctrl_c_ends_with_a_report_of_what_there_was(scenario, tmp_path: Path):
+    file = tmp_path / "r.json"
+    async with bench(scenario(SHORT.replace("seconds = 2", "seconds = 600")), "--json", str(file)) as process:
+        assert process.stderr is not None
+        assert b"No --target" in await process.stderr.readline()
+        await asyncio.sleep(3)
+        process.send_signal(signal.SIGINT)
+        out, _ = await process.communicate()
+    assert process.returncode == 130
+    report = read(file)
+    assert report.ended == "interrupted"
+    assert report.totals.completed > 20
+    assert report.accounting.balanced
+    assert 1 < report.phases[0].seconds < 10
+    assert b"interrupted" in out
+
+
+async def test_a_target_that_is_down_is_told_and_reported(scenario, tmp_path: Path, unused_tcp_port: int):
+    file = tmp_path / "r.json"
+    target = f"http://127.0.0.1:{unused_tcp_port}/v1"
+    status, out, _ = await ran(scenario(), "--target", target, "--model", "m", "--json", str(file))
+    assert status == 1
+    assert "cannot be reached" in out
+    assert "cannot be reached" in read(file).ended
+    status, _, err = await ran(scenario(), "--target", target)
+    assert status == 1
+    assert "name a model with --model" in err
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HELLO\r\n\r\n", "no use"),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\n<html", "no use"),
+        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "answered 401"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "answered 404"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", "no use"),
+        (None, "did not answer one request within 1 s"),
+    ],
+)
+async def test_a_target_that_makes_no_sense_is_told(scenario, answer: bytes | None, words: str):
+    async with raw(answer) as url:
+        status, out, _ = await ran(scenario("hang_seconds = 1\n" + SHORT), "--target", url, "--model", "m")
+    assert status == 1
+    assert words in " ".join(out.split())
+
+
+async def test_a_target_that_dies_half_way_is_a_result(scenario, tmp_path: Path):
+    file = tmp_path / "r.json"
+    async with (
+        started(slots=4, first_token_ms=20) as (backend, (url,)),
+        bench(scenario(), "--target", f"{url}/v1", "--json", str(file), "--check") as process,
+    ):
+        await asyncio.sleep(2.5)
+        backend.kill()
+        _, err = await process.communicate()
+    assert process.returncode == 1
+    report = read(file)
+    assert report.ended == "done"
+    assert report.totals.completed > 5
+    assert report.totals.unreachable + report.totals.failed > 5
+    assert report.accounting.balanced
+    assert b"found no connection" in err
+    assert failures(report)
+
+
+async def test_a_full_disk_loses_neither_the_summary_nor_the_other_file(scenario, tmp_path: Path):
+    page = tmp_path / "r.html"
+    status, out, err = await ran(scenario(), "--duration", "1", "--json", "/dev/full", "--html", str(page))
+    assert status == 1
+    assert "no space left" in err
+    assert "goodput" in out
+    assert page.stat().st_size > 100_000
+
+
+async def test_what_is_wrong_is_said_before_anything_is_sent(scenario, tmp_path: Path):
+    bad = SHORT.replace("rate = 40", "rat = 40").replace("stream = true", 'stream = "yes"')
+    status, _, err = await ran(scenario(bad))
+    assert status == 2
+    assert "phases[0].rat " in err
+    assert "requests[1].stream" in err
+    assert (await ran("overlaod"))[0] == 2
+    assert (await ran(scenario(), "--json", str(tmp_path / "missing" / "r.json")))[0] == 1
+    assert (await ran(scenario(), "--rate", "0"))[0] == 2
+    assert (await ran(scenario(), "--api-key", "sk-literal"))[0] == 2
+    assert (await ran(scenario(), "--phase", "b"))[0] == 2
+    status, _, err = await ran(scenario(), "--target", "ftp://x", "--model", "m")
+    assert (status, "http://" in err) == (1, True)
+
+
+async def test_the_capacity_is_found_by_a_ramp(scenario, tmp_path: Path):
+    file = tmp_path / "r.json"
+    text = SHORT.replace("rate = 40", "load = 1.5").replace("deadline_ms = 900", "deadline_ms = 500")
+    async with simulated(slots=4, first_token_ms=40) as (url,):
+        status, _, err = await ran(scenario(text), "--target", f"{url}/v1", "--json", str(file))
+    assert status == 0, err
+    report = read(file)
+    assert report.capacity is not None
+    assert report.capacity.how == "found"
+    assert 60 < report.capacity.rate < 110  # 4 slots of 40 ms are 100 a second
+    assert report.phases[0].load == 1.5
+    assert report.phases[0].oracle is not None
+    assert report.phases[0].oracle.basis == "measured"
+
+
+async def test_two_reports_are_compared(scenario, tmp_path: Path):
+    files = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    for file in files:
+        await ran(scenario(), "--duration", "1", "--json", file)
+    page = tmp_path / "compare.html"
+    status, out, err = await ran("--compare", *files, "--html", str(page))
+    assert status == 0, err
+    assert "goodput" in out
+    assert "<html" in page.read_text()[:200]
+    (tmp_path / "b.json").write_text("{}")
+    status, _, err = await ran("--compare", *files)
+    assert status == 1
+    assert "b.json" in err
