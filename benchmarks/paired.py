@@ -18,13 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bare import TOKENS
-from benchmarks.client import Connection, closed_loop, request_bytes
 from benchmarks.hops import hop_microseconds
+from benchmarks.load.answer import Answer, End
+from benchmarks.load.wire import Wire
 from benchmarks.servers import Server, bare, end, environment, headgate, resident_mb, write_json
 
 CONNECTIONS = 16
@@ -72,19 +74,36 @@ class Figure(NamedTuple):
         return self.value <= self.floor if self.smaller else self.value >= self.floor
 
 
-def body(model: str, *, stream: bool) -> dict[str, object]:
-    return {"model": model, "messages": [{"role": "user", "content": "word word"}], "stream": stream}
+def body(model: str, *, stream: bool) -> bytes:
+    message = {"role": "user", "content": "word word"}
+    return msgspec.json.encode({"model": model, "messages": [message], "stream": stream})
+
+
+async def closed_loop(port: int, payload: bytes, *, stream: bool, count: int) -> list[Answer]:
+    """`count` requests, `CONNECTIONS` at a time."""
+    wire = Wire(f"http://127.0.0.1:{port}/v1", api_key="none")
+    left, answers = count, []
+
+    async def work() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            answers.append(await wire.ask(payload, stream=stream, deadline=None, leave=None, leave_at=None))
+
+    await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
+    await wire.aclose()
+    return answers
 
 
 def cpu_per_request(server: Server, model: str, *, stream: bool, count: int) -> float:
     """CPU microseconds of all of the server's processes for one request."""
-    request = request_bytes(server.port, body(model, stream=stream))
-    uvloop.run(closed_loop(server.port, request, connections=CONNECTIONS, count=count // 5))  # warm
+    payload = body(model, stream=stream)
+    uvloop.run(closed_loop(server.port, payload, stream=stream, count=count // 5))  # warm
     before = server.cpu()
-    exchanges = uvloop.run(closed_loop(server.port, request, connections=CONNECTIONS, count=count))
+    answers = uvloop.run(closed_loop(server.port, payload, stream=stream, count=count))
     after = server.cpu()
-    assert all(exchange.status == 200 for exchange in exchanges), "not every request was served"
-    return (after - before) / len(exchanges) * 1e6
+    assert all(answer.end is End.WHOLE for answer in answers), "not every request was served"
+    return (after - before) / len(answers) * 1e6
 
 
 class Pairs(NamedTuple):
@@ -121,18 +140,20 @@ def backend(rate: float, tokens: int) -> Iterator[int]:
 
 async def first_tokens(port: int, model: str, seconds: float) -> list[float]:
     """Times to the first token, in milliseconds, of `STREAMS` streams that start anew whenever they end."""
-    request = request_bytes(port, body(model, stream=True))
+    payload = body(model, stream=True)
+    wire = Wire(f"http://127.0.0.1:{port}/v1", api_key="none")
     times: list[float] = []
     until = time.monotonic() + seconds
 
     async def work(number: int) -> None:
-        connection = await Connection.open(port)
         await asyncio.sleep(number / STREAMS)  # or all would start in the same instant, for ever
         while time.monotonic() < until:
-            times.append((await connection.ask(request)).first * 1000)
-        connection.close()
+            answer = await wire.ask(payload, stream=True, deadline=None, leave=None, leave_at=None)
+            assert answer.end is End.WHOLE, answer.detail
+            times.append((answer.first - answer.sent) * 1000)
 
     await asyncio.gather(*(work(number) for number in range(STREAMS)))
+    await wire.aclose()
     return times
 
 

@@ -20,7 +20,7 @@ from benchmarks.load.progress import Progress
 from benchmarks.load.scenario import Scenario
 from benchmarks.load.session import Plan, Session
 from benchmarks.load.target import NoModel, first_model
-from benchmarks.load.wire import BadUrl, Wire
+from benchmarks.load.wire import BadHeader, BadUrl, Wire
 from benchmarks.report.errors import ReportError
 from benchmarks.report.files import check_writable, write
 from benchmarks.report.model import Report
@@ -61,7 +61,7 @@ async def run(options: Options) -> int:
                 check_writable(path)
         with _target(options, progress) as (target, backend):
             report = await _measure(options, target, backend, progress)
-    except (BadUrl, NoModel, BackendError, NoProcess, ReportError) as error:
+    except (BadHeader, BadUrl, NoModel, BackendError, NoProcess, ReportError) as error:
         raise click.ClickException(str(error)) from error
     return _finish(options, report)
 

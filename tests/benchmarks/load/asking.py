@@ -7,9 +7,14 @@ from time import monotonic
 from benchmarks.load.answer import Answer
 from benchmarks.load.scenario import Leave
 from benchmarks.load.wire import Wire
-from tests.servers import Script, ScriptedBackend
+from tests.servers import Script, ScriptedBackend, chunk, completion, head, streamed, usage_chunk, whole
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
+OK = whole(completion("hello"))
+THREE = [chunk(role="assistant"), chunk("a"), chunk("b"), chunk("c"), chunk(finish="stop"), usage_chunk()]
+STREAM = streamed(*THREE)  # three tokens
+STREAM_HEAD = head(Transfer_Encoding="chunked")
+REFUSAL = {"error": {"message": "the queue is full", "type": "server_error", "code": "overloaded"}}
 
 
 @asynccontextmanager

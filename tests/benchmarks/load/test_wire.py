@@ -7,13 +7,11 @@ from time import monotonic, time
 import msgspec
 import pytest
 
-from benchmarks.load import wire_connection
 from benchmarks.load.answer import Answer, End
-from tests.benchmarks.load.asking import BODY, answer_to, ask, wired
+from tests.benchmarks.load.asking import BODY, OK, REFUSAL, STREAM, STREAM_HEAD, THREE, answer_to, ask, wired
 from tests.servers import (
     LAST_CHUNK,
     Exchange,
-    Script,
     ScriptedBackend,
     chunk,
     completion,
@@ -24,13 +22,10 @@ from tests.servers import (
     says_and_closes,
     says_and_waits,
     streamed,
-    usage_chunk,
     whole,
 )
 
 TIMES = ("sent", "head", "first", "ended")
-STREAM_HEAD = head(Transfer_Encoding="chunked")
-THREE = [chunk(role="assistant"), chunk("a"), chunk("b"), chunk("c"), chunk(finish="stop"), usage_chunk()]
 
 
 def timeless(answer: Answer) -> dict[str, object]:
@@ -42,7 +37,7 @@ def timeless(answer: Answer) -> dict[str, object]:
 
 async def test_a_request_holds_all_that_it_should():
     async with (
-        ScriptedBackend(says(whole(completion("hello")))) as backend,
+        ScriptedBackend(says(OK)) as backend,
         wired(backend.base_url + "/", api_key="sk-1", headers={"user-agent": "mine", "X-More": "1"}) as wire,
     ):
         answer = await ask(wire, headers=b"X-Session-Id: s-1\r\nX-Headgate-Class: high\r\n")
@@ -122,13 +117,13 @@ async def test_tokens_that_come_together_share_the_gap_before_them():
 
 
 ANSWERS = {
-    "whole": (False, whole(completion("hello"))),
+    "whole": (False, OK),
     "chunked": (False, head(200, "application/json", Transfer_Encoding="chunked")
                 + http_chunk(b'{"choices":[{"message"') + http_chunk(b":{}}]}") + LAST_CHUNK),
-    "stream": (True, streamed(*THREE)),
+    "stream": (True, STREAM),
     "stream of \\r\\n": (True, STREAM_HEAD + http_chunk(events(*THREE).replace(b"\n", b"\r\n")) + LAST_CHUNK),
-    "trailers": (True, streamed(*THREE)[: -len(LAST_CHUNK)] + b"0\r\nServer-Timing: a\r\n\r\n"),
-    "interim": (True, b"HTTP/1.1 103 Early Hints\r\nRetry-After: 9\r\n\r\n" + streamed(*THREE)),
+    "trailers": (True, STREAM[: -len(LAST_CHUNK)] + b"0\r\nServer-Timing: a\r\n\r\n"),
+    "interim": (True, b"HTTP/1.1 103 Early Hints\r\nRetry-After: 9\r\n\r\n" + STREAM),
     "no done": (True, streamed(*THREE, done=False)),
     "error event": (True, streamed(chunk("a"), {"error": {"message": "no", "code": "backend_error"}}, done=False)),
     "refusal": (True, whole(b'{"error":{"code":"overloaded"}}', 503, Retry_After="1", X_Headgate_Shed_Stage="rag")),
@@ -147,9 +142,6 @@ async def test_an_answer_in_single_bytes_is_the_same(name: str):
     at_once = await answer_to(says(data), stream=stream)
     assert at_once.end in (End.WHOLE, End.REFUSED, End.ERROR_EVENT)
     assert timeless(await answer_to(drip, stream=stream)) == timeless(at_once)
-
-
-REFUSAL = {"error": {"message": "the queue is full", "type": "server_error", "code": "overloaded"}}
 
 
 async def test_a_refusal_says_where_why_and_when_to_come_back():
@@ -216,149 +208,9 @@ async def test_an_error_in_the_stream_ends_it():
     assert (answer.end, answer.code, answer.detail) == (End.ERROR_EVENT, "t", "bad")
 
 
-def sse(data: bytes) -> bytes:
-    return STREAM_HEAD + http_chunk(data) + LAST_CHUNK
-
-
-NONSENSE: dict[str, tuple[bool, bytes, str]] = {
-    "not HTTP": (False, b"SSH-2.0-OpenSSH_9.2\r\n", "malformed HTTP"),
-    "HTTP/2": (False, b"\0\0\x12\4\0\0\0\0\0", "malformed HTTP"),
-    "status 0": (False, b"HTTP/1.1 000 Zero\r\nContent-Length: 0\r\n\r\n", "malformed HTTP: status 0"),
-    "another protocol": (False, b"HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "another protocol"),
-    "two lengths": (False, b"HTTP/1.1 200 X\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "malformed HTTP"),
-    "chunk size": (True, STREAM_HEAD + b"zz\r\n", "malformed HTTP"),
-    "no JSON": (False, whole(b"hello"), "no chat completion"),
-    "cut JSON": (False, whole(b'{"choices":[{"message":{}}'), "no chat completion"),
-    "deep JSON": (False, whole(b"[" * 100_000), "no chat completion"),
-    "an empty body": (False, whole(b""), "no chat completion"),
-    "no choices": (False, whole({"choices": []}), "no chat completion"),
-    "no message": (False, whole({"choices": [{"text": "a"}]}), "message"),
-    "tokens in words": (False, whole(completion("a") | {"usage": {"completion_tokens": "two"}}), "completion_tokens"),
-    "an error of status 200": (False, whole(REFUSAL), "error overloaded: the queue is full"),
-    "a stream unasked": (False, streamed(*THREE), "no chat completion"),
-    "no stream": (True, whole(completion("a")), "application/json instead of text/event-stream"),
-    "no stream but an error": (True, whole(REFUSAL), "the queue is full"),
-    "no content type": (True, head(200, "", Content_Length="0"), "no content type"),
-    "no JSON in an event": (True, sse(b"data: hello\n\n"), "no chunk of a chat completion"),
-    "cut JSON in an event": (True, sse(b'data: {"choices":[\n\n'), "no chunk of a chat completion"),
-    "deep JSON in an event": (True, sse(b"data: " + b"[" * 100_000 + b"\n\n"), "no chunk of a chat completion"),
-    "another shape in an event": (True, sse(b'data: {"choices":{}}\n\n'), "no chunk of a chat completion"),
-}
-
-
-@pytest.mark.parametrize("name", NONSENSE)
-async def test_nonsense(name: str):
-    stream, data, detail = NONSENSE[name]
-    answer = await answer_to(says(data), stream=stream)
-    assert (answer.end, detail in answer.detail) == (End.NONSENSE, True), answer.detail
-    assert answer.ended >= answer.sent > 0
-    assert len(answer.detail) <= 200
-
-
-async def endless(exchange: Exchange, begin: bytes, piece: bytes) -> None:
-    await exchange.send(begin)
-    while not exchange.gone.is_set():
-        await exchange.send(piece)
-        await asyncio.sleep(0)
-
-
-@pytest.mark.parametrize(
-    ("stream", "begin", "piece", "detail"),
-    [
-        (False, b"HTTP/1.1 200 OK\r\nX-A: ", b"a" * 5000, "without any of a body"),
-        (False, b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n" * 500, "without any of a body"),
-        (False, b"", b"HTTP/1.1 102 Wait\r\n\r\n" * 500, "without any of a body"),
-        (True, STREAM_HEAD + b"0\r\n", b"X-A: b\r\n" * 500, "without any of a body"),
-        (
-            False,
-            head(200, "application/json", Content_Length="9" * 12),
-            b"a" * 5000,
-            "a body of more than 100000 bytes",
-        ),
-        (False, head(503, "application/json"), b"a" * 5000, "a body of more than 100000 bytes"),
-        (True, head(), b"data: a", "an event of more than 100000 bytes"),
-        (True, head(), b"data: a\r", "an event of more than 100000 bytes"),
-    ],
-)
-async def test_what_never_ends_is_cut_off(stream: bool, begin: bytes, piece: bytes, detail: str):
-    answer = await answer_to(
-        lambda exchange: endless(exchange, begin, piece * (1 if len(piece) > 1000 else 500)),
-        stream=stream,
-        max_answer_bytes=100_000,
-    )
-    assert (answer.end, detail in answer.detail) == (End.NONSENSE, True), answer
-
-
-async def test_a_long_stream_is_no_long_event():
-    tokens = 3000
-    answer = await answer_to(says(streamed(*[chunk("a")] * tokens)), stream=True, max_answer_bytes=1000)
-    assert (answer.end, answer.tokens) == (End.WHOLE, tokens)
-    assert sum(n for _, n in answer.gaps) == tokens - 1
-
-
-@pytest.mark.parametrize(
-    ("stream", "data", "status", "detail"),
-    [
-        (False, b"", 0, "before the head was there: closed by the target"),
-        (False, b"HTTP/1.1 200 OK\r\nContent-", 0, "before the head was there"),
-        (False, b"HTTP/1.1 100 Continue\r\n\r\n", 0, "before the head was there"),
-        (False, whole(completion("a"))[:-1], 200, "in the body"),
-        (False, whole(REFUSAL, 503)[:-1], 503, "in the body"),
-        (True, STREAM_HEAD, 200, "in the body"),
-        (True, streamed(*THREE)[:-1], 200, "in the body"),
-        (True, streamed(chunk("a"), done=False), 200, "without [DONE]"),
-        (True, STREAM_HEAD + LAST_CHUNK, 200, "without [DONE]"),
-        (True, head() + events(chunk("a"), done=False), 200, "without [DONE]"),
-    ],
-)
-async def test_a_broken_answer(stream: bool, data: bytes, status: int, detail: str):
-    answer = await answer_to(says_and_closes(data), stream=stream)
-    assert (answer.end, answer.status, detail in answer.detail) == (End.BROKEN, status, True), answer.detail
-    assert answer.ended >= answer.sent > 0
-
-
 async def test_bodies_that_end_with_their_connection():
     body = whole(completion("a")).partition(b"\r\n\r\n")[2]
     assert (await answer_to(says_and_closes(head(200, "application/json") + body))).end is End.WHOLE
     assert (await answer_to(says_and_closes(head() + events(*THREE)), stream=True)).end is End.WHOLE
     assert (await answer_to(says_and_closes(head(500, "") + b"no"))).end is End.REFUSED
     assert (await answer_to(says_and_closes(b"HTTP/1.0 200 OK\r\n\r\n" + body))).end is End.WHOLE
-
-
-@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200", head(200, "application/json", Content_Length="10") + b"{"])
-async def test_an_answer_that_never_comes(begin: bytes):
-    patience = 0.05
-    async with ScriptedBackend(says_and_waits(begin)) as backend, wired(backend.base_url) as wire:
-        answer = await ask(wire, patience=patience)
-        await asyncio.wait_for(backend.exchanges[0].gone.wait(), 1)
-    assert (answer.end, answer.status) == (End.TIMED_OUT, 200 if begin.endswith(b"{") else 0)
-    assert patience - 0.005 <= answer.ended - answer.sent < 1.0
-
-
-async def test_a_stream_that_is_too_slow():
-    script = says_and_waits(STREAM_HEAD + http_chunk(events(chunk("a"), chunk(finish="stop"), done=False)))
-    answer = await answer_to(script, stream=True, patience=0.05)
-    assert (answer.end, answer.tokens) == (End.TIMED_OUT, 1)
-
-
-async def test_a_deadline_that_has_passed_sends_nothing():
-    async with ScriptedBackend() as backend, wired(backend.base_url) as wire:
-        answer = await ask(wire, patience=-0.001)
-        assert (answer.end, answer.sent, backend.connections) == (End.TIMED_OUT, 0.0, 0)
-
-
-@pytest.mark.parametrize("script", [says_and_waits(streamed(*THREE)[:-2]), says_and_waits(head() + events(*THREE))])
-async def test_a_body_that_does_not_end_after_done(script: Script, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(wire_connection, "GRACE", 0.05)
-    answer = await answer_to(script, stream=True)
-    assert (answer.end, answer.tokens) == (End.BROKEN, 3)
-    assert answer.detail == "the body did not end within 0.05 s of [DONE]"
-
-
-async def test_a_body_that_ends_a_little_after_done():
-    async def script(exchange: Exchange) -> None:
-        await exchange.send(streamed(*THREE)[: -len(LAST_CHUNK)])
-        await asyncio.sleep(0.02)
-        await exchange.send(LAST_CHUNK)
-
-    assert (await answer_to(script, stream=True)).end is End.WHOLE

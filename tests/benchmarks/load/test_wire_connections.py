@@ -1,42 +1,21 @@
 """Connections: kept, lost, refused, and closed by a client that leaves."""
 
 import asyncio
-import os
-import resource
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
-from time import monotonic
 
 import pytest
-from aiohttp import web
 
-from benchmarks.load import wire as wire_module
 from benchmarks.load.answer import End
-from benchmarks.load.scenario import Leave
-from benchmarks.load.wire import Wire
-from tests.benchmarks.load.asking import ask, wired
-from tests.benchmarks.load.targets import ANSWER, serving
+from tests.benchmarks.load.asking import OK, STREAM, ask, wired
 from tests.servers import (
     Exchange,
     Script,
     ScriptedBackend,
-    chunk,
     completion,
-    events,
-    head,
-    http_chunk,
     says,
     says_and_closes,
     says_and_resets,
-    says_and_waits,
-    streamed,
     whole,
 )
-
-OK = whole(completion("hello"))
-STREAM = streamed(chunk("a"), chunk("b"), chunk("c"), chunk(finish="stop"))
-STREAM_HEAD = head(Transfer_Encoding="chunked")
 
 
 async def closes(exchange: Exchange) -> None:
@@ -221,205 +200,3 @@ async def test_a_stream_that_ends_at_any_byte(ending):
             assert answer.connection_error is (answer.status == 0)
             assert answer.resent == 0
         assert wire.open_connections <= 1
-
-
-# Clients that leave.
-
-
-def later(data: bytes) -> Script:
-    """More follows after `data`, which a client that leaves does not want."""
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.send(data)
-        await exchange.gone.wait()
-        exchange.close()
-
-    return script
-
-
-TWO = STREAM_HEAD + http_chunk(events(chunk(role="assistant"), chunk("a"), chunk("b"), done=False))
-
-
-@pytest.mark.parametrize(
-    ("leave", "stream", "data", "status", "tokens"),
-    [
-        (Leave(share=1, after="sent"), False, b"", 0, 0),
-        (Leave(share=1, after="head"), False, head(200, "application/json", Content_Length="9"), 200, 0),
-        (Leave(share=1, after="head"), True, STREAM_HEAD, 200, 0),
-        (Leave(share=1, after="first_token"), True, TWO, 200, 1),
-        (Leave(share=1, after="tokens", tokens=2), True, TWO, 200, 2),
-        (Leave(share=1, after="tokens", tokens=2), True, STREAM, 200, 2),
-    ],
-)
-async def test_a_client_that_leaves_closes_at_once(leave: Leave, stream: bool, data: bytes, status: int, tokens: int):
-    async with ScriptedBackend(later(data)) as backend, wired(backend.base_url) as wire:
-        answer = await ask(wire, stream=stream, leave=leave)
-        async with asyncio.timeout(1):
-            await backend.until(lambda backend: len(backend.exchanges) == 1)
-            await backend.exchanges[0].gone.wait()
-        assert (answer.end, answer.status, answer.tokens) == (End.LEFT, status, tokens)
-        assert 0 < answer.sent <= answer.ended
-        assert sum(n for _, n in answer.gaps) == max(tokens - 1, 0)
-        assert wire.open_connections == 0
-
-
-async def test_a_client_that_leaves_after_a_time():
-    leave = Leave(share=1, after="seconds", seconds=0.05)
-    async with ScriptedBackend(later(TWO)) as backend, wired(backend.base_url) as wire:
-        answer = await ask(wire, stream=True, leave=leave, leave_in=0.05)
-        await asyncio.wait_for(backend.exchanges[0].gone.wait(), 1)
-        assert (answer.end, answer.tokens) == (End.LEFT, 2)
-        assert 0.045 <= answer.ended - answer.sent < 1
-        answer = await ask(wire, stream=True, leave=leave, leave_in=0.5, patience=0.05)
-        assert answer.end is End.TIMED_OUT
-
-
-async def test_a_client_that_would_have_left_later_stays_to_the_end():
-    async with ScriptedBackend(says(STREAM)) as backend, wired(backend.base_url) as wire:
-        leave = Leave(share=1, after="tokens", tokens=4)
-        assert (await ask(wire, stream=True, leave=leave)).end is End.WHOLE
-
-
-async def test_a_refusal_is_read_before_leaving():
-    async with ScriptedBackend(says(whole(b"{}", 503))) as backend, wired(backend.base_url) as wire:
-        assert (await ask(wire, leave=Leave(share=1, after="head"))).end is End.REFUSED
-
-
-@pytest.mark.parametrize("data", [b"", STREAM_HEAD, TWO])
-async def test_a_cancelled_request_closes_its_connection(data: bytes):
-    async with ScriptedBackend(later(data)) as backend, wired(backend.base_url) as wire:
-        asking = asyncio.ensure_future(ask(wire, stream=True))
-        await backend.until(lambda backend: len(backend.exchanges) == 1)
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-        await asyncio.wait_for(backend.exchanges[0].gone.wait(), 1)
-        assert wire.open_connections == 0
-
-
-async def test_closing_ends_what_is_under_way():
-    async with ScriptedBackend(later(TWO)) as backend:
-        wire = Wire(backend.base_url)
-        asking = asyncio.ensure_future(ask(wire, stream=True))
-        await backend.until(lambda backend: len(backend.exchanges) == 1)
-        await wire.aclose()
-        assert (await asking).end is End.BROKEN
-        await asyncio.wait_for(backend.exchanges[0].gone.wait(), 1)
-
-
-# No connection.
-
-
-async def test_nobody_listens():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    async with wired(f"http://127.0.0.1:{port}/v1") as wire:
-        answer = await ask(wire)
-    assert (answer.end, answer.sent, answer.connection_error) == (End.UNREACHABLE, 0.0, True)
-    assert "111" in answer.detail
-    assert answer.ended > 0
-
-
-async def test_an_unknown_host():
-    async with wired("http://no-such-host.invalid/v1") as wire:
-        answer = await ask(wire)
-    assert answer.end is End.UNREACHABLE
-    assert answer.detail
-
-
-@pytest.fixture
-async def deaf() -> AsyncIterator[str]:
-    """A host that does not answer a request for a connection: its queue of them is full."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        fillers = [socket.socket() for _ in range(4)]
-        try:
-            for filler in fillers:
-                filler.setblocking(False)
-                filler.connect_ex(listener.getsockname())
-            await asyncio.sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        finally:
-            for filler in fillers:
-                filler.close()
-
-
-async def test_a_connection_that_takes_too_long(deaf: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(wire_module, "CONNECT_WITHIN", 0.05)
-    async with wired(deaf) as wire:
-        answer = await ask(wire)
-    assert (answer.end, answer.sent, answer.detail) == (End.UNREACHABLE, 0.0, "no connection within 0.05 s")
-
-
-async def test_waiting_for_a_connection_counts(deaf: str):
-    async with wired(deaf) as wire:
-        began = monotonic()
-        timed_out, left = await asyncio.gather(ask(wire, patience=0.05), ask(wire, leave_in=0.05))
-        assert 0.04 < monotonic() - began < 1
-        assert (timed_out.end, timed_out.sent) == (End.TIMED_OUT, 0.0)
-        assert (left.end, left.sent) == (End.LEFT, 0.0)
-        asking = asyncio.ensure_future(ask(wire))
-        await asyncio.sleep(0.01)
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-        assert (wire.opened, wire.open_connections, wire._pool.connecting) == (0, 0, 0)
-
-
-async def test_as_many_connections_as_allowed():
-    async with ScriptedBackend(says_and_waits(b"")) as backend, wired(backend.base_url, max_connections=2) as wire:
-        waiting = [asyncio.ensure_future(ask(wire)) for _ in range(2)]
-        await asyncio.sleep(0)
-        answer = await ask(wire)
-        assert (answer.end, answer.sent) == (End.UNREACHABLE, 0.0)
-        assert answer.detail == "2 connections are open, as many as this client may have"
-        await backend.until(lambda backend: len(backend.exchanges) == 2)
-        for each in waiting:
-            each.cancel()
-        await asyncio.wait(waiting)
-        backend.script = says(OK)
-        assert (await ask(wire)).end is End.WHOLE
-
-
-@contextmanager
-def open_files(most: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-async def test_too_many_open_files():
-    async with ScriptedBackend(says(OK)) as backend, wired(backend.base_url) as wire:
-        with open_files(max(int(name) for name in os.listdir("/proc/self/fd")) + 1):  # noqa: PTH208
-            spare: list[int] = []
-            with suppress(OSError):  # too many
-                while True:
-                    spare.append(os.dup(0))
-            try:
-                answer = await ask(wire)
-            finally:
-                for each in spare:
-                    os.close(each)
-        assert (answer.end, answer.sent) == (End.UNREACHABLE, 0.0)
-        assert "oo many open files" in answer.detail
-        assert (await ask(wire)).end is End.WHOLE
-
-
-@pytest.mark.slow
-async def test_thousands_at_once():
-    many = 2000
-    everybody = asyncio.Barrier(many)
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        await everybody.wait()
-        return web.json_response(ANSWER)
-
-    with open_files(min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 20_000)):
-        async with serving(handler) as url, wired(url) as wire:
-            for _ in range(2):
-                answers = await asyncio.gather(*(ask(wire, patience=30) for _ in range(many)))
-                assert {answer.end for answer in answers} == {End.WHOLE}
-            assert (wire.opened, wire.peak, wire.open_connections) == (many, many, many)
-            assert "aiohttp" in wire.server

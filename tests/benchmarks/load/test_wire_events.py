@@ -1,6 +1,8 @@
 """The bodies of answers, without a connection."""
 
 import json
+from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -68,16 +70,16 @@ STREAM = [
 ]
 
 
-@given(
-    st.sets(st.integers(1, sum(map(len, STREAM)) * 2)), st.lists(st.sampled_from([b"\n", b"\r\n", b"\r"]), min_size=1)
-)
+# Not `\r` before a line that only has `\n`: that would be one end.
+LINE_ENDS = st.lists(st.sampled_from([b"\n", b"\r\n"]), min_size=1) | st.just([b"\r"])
+
+
+@given(st.sets(st.integers(1, sum(map(len, STREAM)) * 2)), LINE_ENDS)
 def test_cuts_and_ends_of_lines_make_no_difference(cuts: set[int], ends: list[bytes]):
     lines = b"".join(STREAM).split(b"\n")
     body = b"".join(line + ends[number % len(ends)] for number, line in enumerate(lines[:-1]))
-    if body.endswith(b"\r"):
-        body += b"\n"
     places = [0, *sorted(cut for cut in cuts if cut < len(body)), len(body)]
-    assert fed(*(body[a:b] for a, b in zip(places, places[1:], strict=False))) == (3, True, True, None)
+    assert fed(*(body[a:b] for a, b in pairwise(places))) == (3, True, True, None)
 
 
 def test_an_event_of_single_bytes_costs_no_more_than_its_length():
@@ -88,17 +90,17 @@ def test_an_event_of_single_bytes_costs_no_more_than_its_length():
         fed(*(body[i : i + 100] for i in range(0, len(body), 100)), limit=1000)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["error", "code", "type", "message", "detail", "choices", "usage"]) | st.text(), x)) | st.binary())  # fmt: skip
-def test_no_body_is_too_strange(value: object):
-    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+KEYS = st.sampled_from(["error", "code", "type", "message", "detail", "choices", "usage", "delta"]) | st.text()
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+JSON = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner))
+
+
+@given(JSON.map(json.dumps).map(str.encode) | st.binary())
+def test_no_body_is_too_strange(body: bytes):
     found = problem(body)
     assert len(found.code) <= 60
     assert len(found.text) <= 200
-    try:
+    with suppress(Nonsense):
         assert completion_tokens(body) >= 0
-    except Nonsense as error:
-        assert str(error).startswith("no chat completion")
-    try:
-        fed(b"data: " + body.replace(b"\n", b"") + b"\n\n")
-    except Nonsense as error:
-        assert str(error).startswith("an event that is no chunk")
+    with suppress(Nonsense):
+        assert fed(b"data: " + body.replace(b"\n", b"") + b"\n\n")[0] in (0, 1)

@@ -11,10 +11,8 @@ import pytest
 
 from benchmarks.load.answer import End
 from benchmarks.load.scenario import Leave
-from tests.benchmarks.load.asking import ask, wired
-from tests.servers import LAST_CHUNK, chunk, completion, events, head, http_chunk, whole
-
-OK = whole(completion("hello"))
+from tests.benchmarks.load.asking import OK, ask, wired
+from tests.servers import LAST_CHUNK, chunk, events, head, http_chunk
 
 
 @pytest.fixture(scope="module")
