@@ -214,3 +214,12 @@ async def test_bodies_that_end_with_their_connection():
     assert (await answer_to(says_and_closes(head() + events(*THREE)), stream=True)).end is End.WHOLE
     assert (await answer_to(says_and_closes(head(500, "") + b"no"))).end is End.REFUSED
     assert (await answer_to(says_and_closes(b"HTTP/1.0 200 OK\r\n\r\n" + body))).end is End.WHOLE
+
+    async def reset(exchange: Exchange) -> None:
+        await exchange.send(head(200, "application/json") + body)
+        await asyncio.sleep(0.02)  # else the kernel drops what the client has not read
+        exchange.reset()
+
+    answer = await answer_to(reset)
+    assert (answer.end, answer.status, answer.connection_error) == (End.BROKEN, 200, True)
+    assert "reset" in answer.detail

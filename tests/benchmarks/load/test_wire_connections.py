@@ -1,16 +1,19 @@
-"""Connections: kept, lost, refused, and closed by a client that leaves."""
+"""Connections: kept, used again, and lost."""
 
 import asyncio
 
 import pytest
 
 from benchmarks.load.answer import End
+from benchmarks.load.wire_answer import Incoming
+from benchmarks.load.wire_connection import Connection, Pool
 from tests.benchmarks.load.asking import OK, STREAM, ask, wired
 from tests.servers import (
     Exchange,
     Script,
     ScriptedBackend,
     completion,
+    head,
     says,
     says_and_closes,
     says_and_resets,
@@ -180,6 +183,37 @@ async def test_an_answer_before_the_request_was_read(answered: bool):
         assert wire.open_connections == 0
         if answered:
             backend.exchanges[0].listen()
+        await backend.until(lambda backend: backend.open == 0)
+
+
+async def test_an_answer_ends_with_the_targets_side_of_the_connection():
+    """Even if the target reads no more, so that what is to be written to it stays."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head(413, "") + b"too large")
+        exchange._transport.write_eof()
+
+    async with ScriptedBackend(script, reads=False) as backend, wired(backend.base_url) as wire:
+        answer = await ask(wire, body=b'{"model":"' + b"m" * (32 << 20))
+        assert (answer.end, answer.status, answer.detail) == (End.REFUSED, 413, "too large")
+        assert wire.open_connections == 0
+
+
+async def test_time_that_is_up_late_ends_no_other_answer():
+    """A timer may go off after its answer is there, when the connection already has the next request."""
+    pool = Pool(most=1, most_kept=1)
+    async with ScriptedBackend(says(OK)) as backend:
+        port = int(backend.base_url.rpartition(":")[2].removesuffix("/v1"))
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: Connection(pool), "127.0.0.1", port)
+        first, second = (Incoming(stream=False, leave=None, limit=1000) for _ in range(2))
+        request = b"POST / HTTP/1.1\r\n\r\n"
+        await connection.send(request, first)
+        waiter = connection.send(request, second)
+        connection.give_up(first, End.TIMED_OUT)
+        await waiter
+        assert (first.answer.end, second.answer.end) == (End.WHOLE, End.WHOLE)
+        connection.abort()
         await backend.until(lambda backend: backend.open == 0)
 
 

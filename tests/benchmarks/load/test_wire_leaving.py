@@ -7,7 +7,7 @@ import pytest
 from benchmarks.load.answer import End
 from benchmarks.load.scenario import Leave
 from benchmarks.load.wire import Wire
-from tests.benchmarks.load.asking import STREAM, STREAM_HEAD, ask, wired
+from tests.benchmarks.load.asking import OK, STREAM, STREAM_HEAD, ask, wired
 from tests.servers import (
     Exchange,
     Script,
@@ -56,6 +56,19 @@ async def test_a_client_that_leaves_closes_at_once(leave: Leave, stream: bool, d
         assert 0 < answer.sent <= answer.ended
         assert sum(n for _, n in answer.gaps) == max(tokens - 1, 0)
         assert wire.open_connections == 0
+
+
+async def test_a_client_that_leaves_when_it_has_sent_has_sent_all():
+    body = b'{"model":"' + b"m" * (8 << 20) + b'"}'
+    async with ScriptedBackend(says(OK)) as backend, wired(backend.base_url) as wire:
+        for kept in (False, True):
+            if kept:
+                await ask(wire)
+            answer = await ask(wire, leave=Leave(share=1, after="sent"), body=body)
+            assert answer.end is End.LEFT
+            await backend.until(lambda backend: [it.body for it in backend.exchanges][-1:] == [body])
+            await backend.until(lambda backend: backend.open == 0)
+            backend.exchanges.clear()
 
 
 async def test_a_client_that_leaves_after_a_time():

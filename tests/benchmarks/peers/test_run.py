@@ -1,0 +1,196 @@
+"""The command and the run, with real load."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.peers.interrupt import Interrupt
+from benchmarks.peers.plan import planned
+from benchmarks.peers.run import Run
+from benchmarks.report.files import read
+from tests.benchmarks.peers.stand_ins import ANSWERS, WAITS_FOR_LOAD, StandIn, alive, until
+from tests.process.daemon import ROOT
+
+pytestmark = pytest.mark.slow
+SCENARIO = """
+hang_seconds = 5
+[[phases]]
+name = "warm"
+seconds = 0.3
+rate = 40
+warmup = true
+[[phases]]
+name = "one"
+seconds = {seconds}
+rate = 40
+[[phases]]
+name = "two"
+seconds = {seconds}
+rate = 60
+[[requests]]
+stream = true
+max_tokens = {{ mean = 4 }}
+[backend]
+slots = 16
+first_token_ms = 5
+"""
+
+
+def scenario(folder: Path, seconds: float) -> str:
+    path = folder / "short.toml"
+    path.write_text(SCENARIO.format(seconds=seconds))
+    return str(path)
+
+
+def command(*options: str) -> "subprocess.Popen[str]":
+    arguments = [sys.executable, "-m", "benchmarks.peers", *options]
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_direct_and_headgate_from_end_to_end(tmp_path: Path) -> None:
+    page, folder = tmp_path / "new" / "page.html", tmp_path / "json"
+    process = command(
+        *(scenario(tmp_path, 0.7), "--gateways", "direct,headgate", "--check"),
+        *("--html", str(page), "--json-dir", str(folder)),
+    )
+    output, _ = process.communicate(timeout=50)
+
+    assert process.returncode == 0, output
+    assert "[4/4] short, two: headgate" in output
+    for name in ("direct", "headgate"):
+        whole = read(folder / "short" / f"{name}.json")
+        assert [(phase.name, phase.warmup) for phase in whole.phases] == [
+            ("warm", True),
+            ("one", False),
+            ("warm", True),
+            ("two", False),
+        ]
+        assert whole.name == name
+        assert whole.totals.offered == whole.totals.completed > 30
+        assert whole.backend is not None
+        assert whole.backend.agrees
+        assert whole.processes.cpu
+        assert len(list((folder / "short" / "points").glob(f"{name}.*.json"))) == 2
+    assert read(folder / "short" / "headgate.json").target.ours
+    assert "headgate" in page.read_text()
+
+
+def test_ctrl_c_ends_everything_and_writes_what_there_is(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    process = command(
+        *(scenario(tmp_path, 30), "--gateways", "headgate"), "--html", str(page), "--json-dir", str(tmp_path)
+    )
+    try:
+        began: list[psutil.Process] = []
+
+        def loaded() -> bool:
+            began[:] = psutil.Process(process.pid).children(recursive=True)
+            commands = [" ".join(child.cmdline()) for child in began if alive(child.pid)]
+            return any("benchmarks.load" in one for one in commands) and len(began) >= 4
+
+        until(loaded, 20)
+        until(
+            lambda: any(
+                child.pid
+                for child in began
+                if "benchmarks.load" in " ".join(child.cmdline()) and child.net_connections("tcp")
+            ),
+            10,
+        )
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=40)
+    finally:
+        process.kill()
+
+    assert process.returncode == 130, output
+    assert not any(alive(child.pid) for child in began)
+    assert "short" in page.read_text()
+    whole = read(tmp_path / "short" / "headgate.json")
+    assert whole.ended == "interrupted"
+    assert "Phase two was not measured." in whole.notes
+
+
+def run_of(gateways: list[StandIn], tmp_path: Path, **options: object) -> tuple[Run, list[str], bool]:
+    said: list[str] = []
+    plans = planned([scenario(tmp_path, 1.5)], None)
+    with Interrupt() as interrupt:
+        run = Run(gateways, plans, tmp_path, interrupt, said.append, command=["x"], **options)  # type: ignore[arg-type]
+        return run, said, run.go()
+
+
+def test_one_that_cannot_be_installed_or_started_is_missing_and_the_others_are_measured(tmp_path: Path) -> None:
+    absent = StandIn("absent", [], unready="no such package")
+    broken = StandIn("broken", [sys.executable, "-c", "import sys; sys.exit('no licence')"])
+    good = StandIn("good", [*ANSWERS, "--port"])
+    run, said, whole = run_of([absent, broken, good], tmp_path)
+    assert whole
+    assert [name for name, _ in run.missing] == ["absent", "broken"]
+    assert run.missing[0][1] == "no such package"
+    assert "before short, one: it ended (exit status 1)" in run.missing[1][1]
+    assert "no licence" in run.missing[1][1]
+    (report,) = run.reports()
+    assert (report.name, report.target.server, report.target.version) == ("good", "good", "1.2.3")
+    assert report.totals.completed > 0
+    assert "absent is left out: no such package" in said
+    assert not any(alive(running.server.pid) for running in good.running if running.server)
+
+
+def test_one_that_dies_under_load_is_a_result(tmp_path: Path) -> None:
+    dying = StandIn("dying", [sys.executable, "-c", WAITS_FOR_LOAD])
+    run, _, whole = run_of([dying], tmp_path)
+    assert whole
+    assert run.missing == []
+    assert len(dying.running) == 2, "it got a new start for the next phase"
+    (report,) = run.reports()
+    assert any("The gateway ended during the phase" in note and "out of memory" in note for note in report.notes)
+    assert report.totals.completed > 0
+    assert report.totals.unreachable + report.totals.failed > 0
+    assert any("dying, short, one: The gateway ended" in problem for problem in run.problems)
+
+
+def test_a_generator_that_makes_no_report_is_told_with_its_last_words(tmp_path: Path) -> None:
+    good = StandIn("good", [*ANSWERS, "--port"])
+    failing = [sys.executable, "-c", "import sys; sys.exit('no more disk')"]
+    run, _, whole = run_of([good], tmp_path, generator=failing)
+    assert whole
+    assert [name for name, _ in run.missing] == ["good", "good"]
+    assert "short, one: The generator ended with status 1: no more disk" in run.missing[0][1]
+    assert run.reports() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gateways", "direct,nginx"], "no gateway 'nginx'"),
+        (["no-such-scenario"], "one of the scenarios"),
+        (["--duration", "0"], "--duration"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_starts(options: list[str], message: str) -> None:
+    process = command(*options)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert message in output
+
+
+def test_smoke_ends_as_the_generator_does(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "benchmarks.smoke", "--duration", "3", "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def smoke(*options: str) -> "subprocess.CompletedProcess[str]":
+        command = [*arguments, *options]
+        return subprocess.run(
+            command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50
+        )
+
+    done = smoke()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read(tmp_path / "bench-results" / "smoke.json").target.ours
+    assert (tmp_path / "bench-results" / "smoke.html").stat().st_size > 10_000
+
+    assert smoke("--rate", "-1").returncode == 2
