@@ -7,14 +7,11 @@ ratios compare CPU time, because wall-clock time on a shared machine is noise. W
 
 import argparse
 import asyncio
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +24,9 @@ from benchmarks.bare import TOKENS
 from benchmarks.hops import hop_microseconds
 from benchmarks.load.answer import Answer, End
 from benchmarks.load.wire import Wire
-from benchmarks.servers import Server, bare, end, environment, headgate, resident_mb, write_json
+from benchmarks.servers import Server, bare, environment, headgate, resident_mb, write_json
+from benchmarks.service import Service
+from benchmarks.simulated.starting import started
 
 CONNECTIONS = 16
 STREAMS = 100
@@ -124,24 +123,10 @@ def paired(mode: str, *, stream: bool, pairs: int, count: int) -> Pairs:
     return result
 
 
-@contextmanager
-def backend(rate: float, tokens: int) -> Iterator[int]:
-    """The simulated backend, with a slot for everyone and the first token at once; its port."""
-    settings = {"--slots": 10_000, "--first-token-ms": 0, "--tokens-per-second": rate, "--tokens": tokens}
-    options = [str(part) for option in settings.items() for part in option]
-    command = [sys.executable, "-m", "benchmarks.backend", "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield int(json.loads(process.stdout.readline())["urls"][0].rpartition(":")[2])
-    finally:
-        end(process)
-
-
-async def first_tokens(port: int, model: str, seconds: float) -> list[float]:
+async def first_tokens(url: str, model: str, seconds: float) -> list[float]:
     """Times to the first token, in milliseconds, of `STREAMS` streams that start anew whenever they end."""
     payload = body(model, stream=True)
-    wire = Wire(f"http://127.0.0.1:{port}/v1", api_key="none")
+    wire = Wire(f"{url}/v1", api_key="none")
     times: list[float] = []
     until = time.monotonic() + seconds
 
@@ -165,12 +150,13 @@ def percentile(values: list[float], share: float) -> float:
 def added_first_token(pairs: int, seconds: float) -> tuple[list[float], list[float]]:
     """What Headgate adds to the time to the first token, p50 and p99 in milliseconds, one of each a pair."""
     p50, p99 = [], []
-    with backend(RATE, 50) as port:
-        worker = f'name = "b"\nkind = "openai"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
+    # With a slot for everyone, and the first token at once.
+    with started(Service(slots=10_000, first_token_ms=0, tokens_per_second=RATE, tokens=50)) as url:
+        worker = f'name = "b"\nkind = "openai"\nbase_url = "{url}/v1"\n'
         with headgate(f'[[workers]]\n{worker}[[routes]]\nname = "b"\nworker = "b"\n') as ours:
             for _ in range(pairs):
-                direct = uvloop.run(first_tokens(port, "b", seconds))
-                through = uvloop.run(first_tokens(ours.port, "b", seconds))
+                direct = uvloop.run(first_tokens(url, "b", seconds))
+                through = uvloop.run(first_tokens(f"http://127.0.0.1:{ours.port}", "b", seconds))
                 p50.append(percentile(through, 0.5) - percentile(direct, 0.5))
                 p99.append(percentile(through, 0.99) - percentile(direct, 0.99))
     return p50, p99

@@ -1,6 +1,7 @@
 """Runs a scenario's phases: sends each request at its time, whatever became of those before it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from random import Random
@@ -57,7 +58,7 @@ class Driver:
         self._run = run
         self._arrivals = arrivals
         self._change = change
-        self.clock = asyncio.get_running_loop().time
+        self.clock = time.monotonic  # the loop's clock, but uvloop's stands still for a millisecond at a time
         self._random = Random(scenario.seed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None

@@ -3,9 +3,7 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +25,7 @@ from benchmarks.report.model import Report
 from benchmarks.report.page import write_html
 from benchmarks.report.terminal import show
 from benchmarks.service import Service
+from benchmarks.simulated.starting import NotStarted, started
 
 FAILED, STOPPED = 1, 130
 
@@ -61,7 +60,7 @@ async def run(options: Options) -> int:
                 check_writable(path)
         with _target(options, progress) as (target, backend):
             report = await _measure(options, target, backend, progress)
-    except (BadHeader, BadUrl, NoModel, BackendError, NoProcess, ReportError) as error:
+    except (BadHeader, BadUrl, NoModel, BackendError, NoProcess, NotStarted, ReportError) as error:
         raise click.ClickException(str(error)) from error
     return _finish(options, report)
 
@@ -75,36 +74,9 @@ def _target(options: Options, progress: Progress) -> Iterator[tuple[str, str | N
     if options.backend is not None:
         raise click.UsageError("--backend says what stands behind --target, which is missing")
     service = options.scenario.backend or Service()
-    with simulated_backend(service) as url:
+    with started(service) as url:
         progress.say(f"No --target: measuring a simulated backend alone ({url}, {service.slots} slots).")
         yield f"{url}/v1", url
-
-
-@contextmanager
-def simulated_backend(service: Service) -> Iterator[str]:
-    """A backend of its own process, for as long as the context lasts; its URL."""
-    with tempfile.TemporaryDirectory(prefix="headgate-bench-") as folder:
-        settings = Path(folder) / "service.toml"
-        settings.write_text(_toml(service))
-        command = [sys.executable, "-m", "benchmarks.backend", "--port", "0", "--service", str(settings)]
-        # A session of its own: Ctrl-C is for the generator, which then asks the backend what it counted.
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise click.ClickException(f"the simulated backend did not start (exit status {process.wait()})")
-            url: str = msgspec.json.decode(line)["urls"][0]
-            yield url
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _toml(service: Service) -> str:
-    """The settings as a file. TOML has no null and leaves such keys out; other single values look as in JSON."""
-    values = msgspec.structs.asdict(service).items()
-    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values if value is not None)
 
 
 async def _measure(options: Options, target: str, backend: str | None, progress: Progress) -> Report:

@@ -1,10 +1,11 @@
-"""A gateway's packages: an environment of their own in `.venv-peers`, exactly as its requirements file says."""
+"""A gateway's packages: an environment of their own in `.venv-peers` of the working directory, exactly as its requirements file says."""
 
 import hashlib
 import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,7 @@ from benchmarks.peers.gateway import CannotPrepare
 from benchmarks.peers.interrupt import Tick
 from benchmarks.peers.process import Server
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / ".venv-peers"
+FOLDER = Path(".venv-peers").absolute()
 _LIMIT = 600.0  # seconds for one step
 _STAMP = ".installed"
 
@@ -65,9 +65,8 @@ class Environment:
         except OSError as error:
             raise CannotPrepare(f"{arguments[0]}: {error}") from error
         try:
-            for _ in range(round(_LIMIT / 0.05)):
-                if server.status is not None:
-                    break
+            deadline = time.monotonic() + _LIMIT
+            while server.status is None and time.monotonic() < deadline:
                 tick()
         finally:
             server.stop()

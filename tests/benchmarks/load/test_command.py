@@ -6,6 +6,7 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from benchmarks.load.running import failures
@@ -34,6 +35,19 @@ slots = 4
 first_token_ms = 20
 tokens_per_second = 500
 """
+
+
+LONG = SHORT.replace("seconds = 2", "seconds = 6")
+
+
+async def served(url: str, count: int) -> None:
+    """When the backend has served so many requests."""
+    async with aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{url}/sim") as response:
+                if (await response.json())["counts"]["served"] >= count:
+                    return
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -128,10 +142,12 @@ async def test_the_same_seed_sends_the_same(scenario, tmp_path: Path):
 
 async def test_ctrl_c_ends_with_a_report_of_what_there_was(scenario, tmp_path: Path):
     file = tmp_path / "r.json"
-    async with bench(scenario(SHORT.replace("seconds = 2", "seconds = 600")), "--json", str(file)) as process:
-        assert process.stderr is not None
-        assert b"No --target" in await process.stderr.readline()
-        await asyncio.sleep(3)
+    endless = scenario(SHORT.replace("seconds = 2", "seconds = 600"))
+    async with (
+        simulated(slots=4, first_token_ms=20) as (url,),
+        bench(endless, "--target", f"{url}/v1", "--json", str(file)) as process,
+    ):
+        await served(url, 30)
         process.send_signal(signal.SIGINT)
         out, _ = await process.communicate()
     assert process.returncode == 130
@@ -139,7 +155,7 @@ async def test_ctrl_c_ends_with_a_report_of_what_there_was(scenario, tmp_path: P
     assert report.ended == "interrupted"
     assert report.totals.completed > 20
     assert report.accounting.balanced
-    assert 1 < report.phases[0].seconds < 10
+    assert 0.5 < report.phases[0].seconds < 30
     assert b"interrupted" in out
 
 
@@ -177,9 +193,9 @@ async def test_a_target_that_dies_half_way_is_a_result(scenario, tmp_path: Path)
     file = tmp_path / "r.json"
     async with (
         started(slots=4, first_token_ms=20) as (backend, (url,)),
-        bench(scenario(), "--target", f"{url}/v1", "--json", str(file), "--check") as process,
+        bench(scenario(LONG), "--target", f"{url}/v1", "--json", str(file), "--check") as process,
     ):
-        await asyncio.sleep(2.5)
+        await served(url, 20)
         backend.kill()
         _, err = await process.communicate()
     assert process.returncode == 1

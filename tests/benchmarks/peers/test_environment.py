@@ -39,11 +39,12 @@ def installed(folder: Path) -> str:
 
 @pytest.mark.slow
 def test_installs_once_and_again_when_the_requirements_change(tmp_path: Path) -> None:
-    environment(tmp_path, wheel(tmp_path, "1.0")).prepare(tick)
+    line = wheel(tmp_path, "1.0")
+    environment(tmp_path, line).prepare(tick)
     made = (tmp_path / "environments/tiny-peer/pyvenv.cfg").stat()
     assert "1.0" in installed(tmp_path)
 
-    environment(tmp_path, wheel(tmp_path, "1.0")).prepare(tick)
+    environment(tmp_path, line).prepare(tick)
     assert (tmp_path / "environments/tiny-peer/pyvenv.cfg").stat().st_mtime_ns == made.st_mtime_ns
 
     again = environment(tmp_path, wheel(tmp_path, "1.1"))
