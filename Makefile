@@ -86,6 +86,10 @@ lock: $(VENV)/.made
 	$(UV) pip compile --universal --generate-hashes --no-header --upgrade --all-extras -c requirements.lock \
 		pyproject.toml requirements-build.in -o requirements-dev.lock
 
+	for peer in litellm tensorzero vllm-router; do \
+		$(UV) pip compile --universal --generate-hashes --no-header --no-annotate --upgrade \
+			benchmarks/peers/$$peer.in -o benchmarks/peers/$$peer.txt || exit 1; done
+
 clean:
 	rm -rf $(VENV) .venv-peers bench-results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,9 +12,9 @@ from benchmarks.peers.interrupt import Interrupt
 from benchmarks.peers.known import gateways
 from benchmarks.peers.plan import planned
 from benchmarks.peers.run import Run
-from benchmarks.report.ablation import PATH, read_ablation
+from benchmarks.report.ablation import PATH, AblationLine, read_ablation
 from benchmarks.report.comparison import comparison, comparison_terminal
-from benchmarks.report.errors import ReportError
+from benchmarks.report.errors import CannotRead, ReportError
 from benchmarks.report.files import check_writable, write_text
 from config.errors import ConfigError, report
 
@@ -108,9 +108,17 @@ def _show(run: Run, html_file: Path | None) -> None:
     reports = run.reports()
     comparison_terminal(reports, run.missing, Console(width=None if sys.stdout.isatty() else 100))
     if html_file is not None:
-        steps = read_ablation() if PATH.exists() else []
-        write_text(comparison(reports, run.missing, steps), html_file)
+        write_text(comparison(reports, run.missing, _steps()), html_file)
         click.echo(f"written to {html_file}")
+
+
+def _steps() -> list[AblationLine]:
+    """A broken file of them is no reason to lose a page that took half an hour."""
+    try:
+        return read_ablation() if PATH.exists() else []
+    except CannotRead as error:
+        _say(f"the page has no steps: {error}")
+        return []
 
 
 def _say(line: str) -> None:

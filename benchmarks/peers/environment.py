@@ -1,4 +1,5 @@
-"""A gateway's packages: an environment of their own in `.venv-peers` of the working directory, exactly as its requirements file says."""
+"""A gateway's packages, exactly as its requirements file says: in an environment of their own in `.venv-peers` of the
+working directory."""
 
 import hashlib
 import os

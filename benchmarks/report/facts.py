@@ -172,8 +172,9 @@ def refusal_latency(entries: Iterable[Refusal], where: str) -> Histogram:
 
 
 def retry_after_share(entries: Iterable[Refusal]) -> float | None:
-    """Of the answers 503 and 429, where a client needs to know when to come back; None without any."""
-    busy = [entry for entry in entries if entry.status in {429, 503}]
+    """Of the answers 408, 429 and 503, where a client needs to know when to come back; None without any. (vllm-router
+    answers 408 where a request waited too long.)"""
+    busy = [entry for entry in entries if entry.status in {408, 429, 503}]
     return units.fraction(sum(entry.with_retry_after for entry in busy), sum(entry.count for entry in busy))
 
 

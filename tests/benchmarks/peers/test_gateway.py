@@ -153,6 +153,8 @@ def test_a_real_peer_installs_starts_answers_and_ends(tmp_path: Path, name: str)
     except CannotPrepare as error:
         if (Environment("vllm-router").programs / "vllm-router").exists():
             raise
+        if "CI" in os.environ:
+            raise
         pytest.skip(f"needs the network once: {error}")
     with simulated(Service(first_token_ms=0), tmp_path, tick) as backend:
         running = gateway.start(backend, tmp_path, tick)

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.peers import point
 from benchmarks.peers.interrupt import Interrupt
 from benchmarks.peers.plan import planned
 from benchmarks.peers.run import Run
@@ -112,9 +113,11 @@ def test_ctrl_c_ends_everything_and_writes_what_there_is(tmp_path: Path) -> None
     assert "Phase two was not measured." in whole.notes
 
 
-def run_of(gateways: list[StandIn], tmp_path: Path, more: str = "", **options: object) -> tuple[Run, list[str], bool]:
+def run_of(
+    gateways: list[StandIn], tmp_path: Path, more: str = "", seconds: float = 0.8, **options: object
+) -> tuple[Run, list[str], bool]:
     said: list[str] = []
-    plans = planned([scenario(tmp_path, 0.8, more)], None)
+    plans = planned([scenario(tmp_path, seconds, more)], None)
     with Interrupt() as interrupt:
         run = Run(gateways, plans, tmp_path, interrupt, said.append, command=["x"], **options)  # type: ignore[arg-type]
         return run, said, run.go()
@@ -148,6 +151,17 @@ def test_one_that_dies_under_load_is_a_result(tmp_path: Path) -> None:
     assert report.totals.completed > 0
     assert report.totals.unreachable + report.totals.failed > 0
     assert any("dying, short, one: The gateway ended" in problem for problem in run.problems)
+
+
+def test_a_point_that_takes_too_long_is_ended_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(point, "_limit", lambda _: 2.5)
+    good = StandIn("good", [*ANSWERS, "--port"])
+    run, _, whole = run_of([good], tmp_path, seconds=60)
+    assert whole
+    (report,) = run.reports()
+    assert report.ended == "interrupted"
+    assert report.totals.completed > 0
+    assert "Phase one: It was ended after 2 s, its time limit." in report.notes
 
 
 def test_a_generator_that_makes_no_report_is_told_with_its_last_words(tmp_path: Path) -> None:
