@@ -85,7 +85,6 @@ lock: $(VENV)/.made
 		pyproject.toml requirements-build.in -o requirements.lock
 	$(UV) pip compile --universal --generate-hashes --no-header --upgrade --all-extras -c requirements.lock \
 		pyproject.toml requirements-build.in -o requirements-dev.lock
-
 	for peer in litellm tensorzero vllm-router; do \
 		$(UV) pip compile --universal --generate-hashes --no-header --no-annotate --upgrade \
 			benchmarks/peers/$$peer.in -o benchmarks/peers/$$peer.txt || exit 1; done

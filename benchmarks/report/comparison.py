@@ -52,7 +52,7 @@ _ABLATION = "Each version beside the one before it, on the same scenario. Figure
 def comparison_terminal(reports: Sequence[Report], missing: Sequence[tuple[str, str]], console: Console) -> None:
     """A line for each gateway and phase, at most 80 columns wide."""
     for scenario, runs in _by_scenario(reports).items():
-        columns = ["phase", "gateway", "goodput", "oracle", "p50", "p99", "Retry-A.", "outlived"]
+        columns = ["phase", "gateway", "goodput", "oracle", "p50", "p99", "refused", "Retry-A."]
         rows = [
             [
                 parts.words(phase, 12),
@@ -72,13 +72,14 @@ def comparison_terminal(reports: Sequence[Report], missing: Sequence[tuple[str, 
 
 
 def _short(phase: PhaseReport) -> list[Cell]:
+    counts = phase.counts
     return [
         parts.per_second(phase.goodput),
         parts.percent(facts.share(phase)),
         parts.seconds(phase.timings.latency.percentile(0.5)),
         parts.seconds(phase.timings.latency.percentile(0.99)),
+        parts.percent(units.fraction(counts.shed + facts.turned_away(counts), counts.offered)),
         parts.percent(facts.retry_after_share(phase.refusals)),
-        parts.count(phase.outlived.requests if phase.outlived else None),
     ]
 
 
@@ -148,7 +149,7 @@ def _warnings(reports: Sequence[Report]) -> list[str]:
 
 
 def _phase_table(name: str, runs: Sequence[_Named]) -> Table:
-    columns = ["gateway", "offered", "goodput", "of the oracle's", "p50", "p99", "shed", "failed", "cancelled"]
+    columns = ["gateway", "offered", "goodput", "of the oracle's", "p50", "p99", "refused", "failed", "cancelled"]
     columns += ["with Retry-After", "refusal p99", "outlived requests", "slots held for them"]
     rows = []
     load = ""
@@ -174,7 +175,7 @@ def _figures(phase: PhaseReport) -> list[Cell]:
         parts.percent(facts.share(phase)),
         parts.seconds(latency.percentile(0.5)),
         parts.seconds(latency.percentile(0.99)),
-        parts.percent(units.fraction(counts.shed, counts.offered)),
+        parts.percent(units.fraction(counts.shed + facts.turned_away(counts), counts.offered)),
         parts.percent(units.fraction(facts.troubled(counts), counts.offered)),
         parts.percent(units.fraction(counts.cancelled, counts.offered)),
         parts.percent(facts.retry_after_share(phase.refusals)),
