@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import ctypes
 import errno
 import gc
 import itertools
@@ -25,6 +26,7 @@ from benchmarks.simulated.replica import MOST_BYTES, Replica
 from benchmarks.simulated.settings import Place, changed, explained, from_file, from_text
 from config.errors import ConfigError, Problem, report
 
+_PR_SET_PDEATHSIG = 1
 _BACKLOG = 4096
 S = TypeVar("S", bound=msgspec.Struct)
 Command = Callable[..., None]
@@ -52,7 +54,8 @@ def _options(schema: type[msgspec.Struct]) -> Callable[[Command], Command]:
 @_options(Place)
 @click.option("--service", type=click.Path(path_type=Path), metavar="FILE", help="Settings as TOML; options win.")
 @_options(Service)
-def main(service: Path | None, **texts: str | None) -> None:
+@click.option("--with-parent", is_flag=True, help="End when the process that started it ends, however that ends.")
+def main(service: Path | None, *, with_parent: bool, **texts: str | None) -> None:
     """Run a simulated model backend: so many slots, so long a request, whatever the machine can do."""
     given = {key: text for key, text in texts.items() if text is not None}
     try:
@@ -60,6 +63,8 @@ def main(service: Path | None, **texts: str | None) -> None:
     except ConfigError as refused:
         click.echo(report(refused.problems, lambda path: click.style(path, bold=True)), err=True)
         raise SystemExit(2) from None
+    if with_parent:
+        _end_with_parent()
     sockets = _listen(place)
     _allow_connections()
     uvloop.run(serve(settings, sockets))
@@ -101,6 +106,11 @@ def _listen(place: Place) -> list[socket.socket]:
             why = "the port is in use" if error.errno == errno.EADDRINUSE else said
             raise click.ClickException(f"cannot listen on {place.host} port {port}: {why}") from None
     return sockets
+
+
+def _end_with_parent() -> None:
+    """See prctl(2). Nobody else would end it when its parent is killed."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _allow_connections() -> None:

@@ -13,5 +13,5 @@ capacity        finds what the target can do
 ledger, lag     what became of each request; how late the generator was
 accounting      the clients' counts beside the target's and the backend's
 scrape, processes, backend_client, environment    what is seen from outside
-assemble        from all that to the report
+assemble        from all that to the report; `remarks` are its notes
 """

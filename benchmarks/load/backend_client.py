@@ -10,8 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import msgspec
 
+from benchmarks.load.fetch import bounded
 from benchmarks.service import Service
 
+MOST_BYTES = 256 << 20  # a log of a million rows has 100 MB
 LIMIT = 10.0  # seconds for one answer
 _POLL = 0.1
 _RUN_LIMIT = 60.0  # of a long run's log
@@ -63,13 +65,15 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RunLog(msgspec.Struct, kw_only=True):
-    """One run at all replicas. `left_out` rows are missing from `rows`; `taken` is when it was asked for (wall clock).
+    """One run at all replicas; `idle` are those that got none of it. `left_out` rows are missing from `rows`; `taken`
+    is when it was asked for (wall clock).
     A request of which a replica does not know that it has ended is `running`, also while it waits for a slot."""
 
     counts: BackendTally
     rows: list[Row]
     left_out: int
     taken: float = 0.0
+    idle: list[str] = []
 
     @property
     def running(self) -> int:
@@ -109,6 +113,11 @@ class Backend:
                 raise result
             self.service = result.service
 
+    async def settings(self) -> Service | None:
+        """As they are now; None where the replicas differ. Raises BackendError."""
+        states = await asyncio.gather(*(self._call("GET", f"{url}/sim", _State) for url in self.urls))
+        return states[0].service if all(state.service == states[0].service for state in states) else None
+
     async def run(self, run_id: str) -> RunLog:
         """What became of a run's requests so far. Raises BackendError."""
         taken = time.time()
@@ -117,6 +126,7 @@ class Backend:
         )
         whole = logs[0]
         whole.taken = taken
+        whole.idle = [url for url, log in zip(self.urls, logs, strict=True) if not log.counts.arrivals]
         for other in logs[1:]:
             whole.counts.add(other.counts)
             whole.rows += other.rows
@@ -194,7 +204,7 @@ async def _call(
     timeout = aiohttp.ClientTimeout(total=limit)
     try:
         async with session.request(method, url, json=json, timeout=timeout, allow_redirects=False) as response:
-            data = await response.read()
+            data = await bounded(response, MOST_BYTES)
     except TimeoutError as error:
         raise BackendError(url, f"no answer within {limit:g} s") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -203,5 +213,5 @@ async def _call(
         raise BackendError(url, f"answered {response.status}: {data[:_SHOWN].decode(errors='replace')}")
     try:
         return msgspec.json.decode(data, type=answer)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BackendError(url, f"this is no simulated backend: {error}") from error

@@ -19,6 +19,7 @@ from benchmarks.load.wire import Wire
 
 TOO_LATE = 5.0  # seconds: what the generator would send later than that, it does not send
 LOST_AFTER = 10.0  # seconds without a single connection, after which the target counts as lost
+_PROBLEMS = 20  # that are told
 _AT_ONCE = 32  # sends in a row before the loop may look at its sockets
 
 Arrivals = Iterator[tuple[float, Entry | None]]
@@ -51,6 +52,8 @@ class Driver:
         self.problems: list[str] = []
         self.refused_here = 0  # not sent: as many were in flight as the scenario allows
         self.limited = False  # `max_requests` were sent, and no more
+        self.short = 0  # not sent: the generator had no descriptor or port left for a connection
+        self.changed = False  # the simulated backend may not be as it was found
         self.too_late = 0  # not sent: their time was long past
         self._wire = wire
         self._mix = mix
@@ -111,6 +114,7 @@ class Driver:
         finally:
             for task in changes:
                 task.cancel()
+            await asyncio.gather(*changes, return_exceptions=True)
             ledger.ended = max(ledger.ended, min(self.clock(), ledger.began + ledger.phase.seconds))
 
     async def _open(self, ledger: PhaseLedger) -> None:
@@ -129,6 +133,7 @@ class Driver:
         await asyncio.sleep(max(ledger.began + ledger.phase.seconds - self.clock(), 0))
 
     def _launch(self, intent: Intent, intended: float, ledger: PhaseLedger) -> None:
+        ledger.offer(intent)
         ledger.arrival(intent, self._patience(intent))
         if self.clock() - intended > TOO_LATE:
             self.too_late += 1
@@ -137,9 +142,19 @@ class Driver:
             self.refused_here += 1
             self._unsent(intent, intended, ledger)
         else:
-            task = asyncio.ensure_future(self._request(intent, intended, ledger))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(intent, intended, ledger)
+
+    def _start(self, intent: Intent, intended: float, ledger: PhaseLedger) -> "asyncio.Task[None]":
+        task = asyncio.ensure_future(self._request(intent, intended, ledger))
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+        return task
+
+    def _over(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and len(self.problems) < _PROBLEMS:
+            self.problems.append(f"the generator failed at a request, which is not counted: {error!r}")
 
     async def _closed(self, ledger: PhaseLedger) -> None:
         clients = [asyncio.ensure_future(self._client(ledger)) for _ in range(ledger.phase.clients or 1)]
@@ -153,10 +168,8 @@ class Driver:
         until = ledger.began + ledger.phase.seconds
         while (now := self.clock()) < until and not self._exhausted():
             intent = self._mix.intent(now - ledger.began, None)
-            # A task of its own, so that stopping books it like any other.
-            task = asyncio.ensure_future(self._request(intent, now, ledger))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            ledger.offer(intent)
+            task = self._start(intent, now, ledger)  # of its own, so that stopping books it like any other
             answered = await self._answer_of(task)
             if not answered:  # a target that cannot be reached would be asked a hundred thousand times a second
                 await asyncio.sleep(0.1)
@@ -198,6 +211,8 @@ class Driver:
             answer = self._stopped(answer, begun, taken, ledger)
         ledger.retried += taken
         self._book(intent, intended, begun, answer, ledger)
+        if answer.end is End.STOPPED and not answer.sent:
+            self.short += 1
 
     async def _attempt(
         self, intent: Intent, payload: bytes, intended: float, begun: float, deadline: float, ledger: PhaseLedger
@@ -232,8 +247,9 @@ class Driver:
 
     def _book(self, intent: Intent, intended: float, begun: float, answer: Answer, ledger: PhaseLedger) -> None:
         name = outcome(answer)
-        if answer.end is End.TIMED_OUT and self._patience(intent) >= self.scenario.hang_seconds:
-            name = "unanswered"
+        hang = self.scenario.hang_seconds
+        if answer.end is End.TIMED_OUT and self._patience(intent) >= hang and begun == intended:
+            name = "unanswered"  # a second attempt had an answer to the first, and less time
         done = Done(intent, intended, begun, answer, name)
         ledger.book(done)
         self.timeline.ended(done)
@@ -251,6 +267,7 @@ class Driver:
         if self._change is None:
             self.problems.append("the scenario changes the simulated backend, but none is known (--backend)")
             return
+        self.changed = True
         try:
             await self._change(change)
         except Exception as error:  # noqa: BLE001 - the run goes on, and its report says so

@@ -6,6 +6,8 @@ from benchmarks.histogram import Histogram
 from benchmarks.report.model import Lag
 
 THRESHOLD = 0.010
+_LONG = 0.25  # one send that is so late is worth a note, others only where they are more than a few and 1 %
+_FEW = 5
 _TOGETHER = 1.0  # late sends that are nearer than this belong to one stretch
 _STRETCHES = 100
 
@@ -50,7 +52,7 @@ class Punctuality:
     def note(self) -> str | None:
         """What a reader has to know, None while the generator kept its own times."""
         worst = self.lag.most
-        if not self.late or (self.late < 0.01 * self.lag.count and worst < 0.25):
+        if worst < _LONG and (self.late <= _FEW or self.late < 0.01 * self.lag.count):
             return None
         begin, end, _ = max(self._behind, key=lambda stretch: stretch[2])
         return (

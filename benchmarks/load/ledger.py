@@ -76,9 +76,12 @@ class Books:
         self.counts = Counts()
         self.timings = timings()
 
+    def offer(self) -> None:
+        """Counted apart from how they end, so that one that is lost on the way is missed."""
+        self.counts.offered += 1
+
     def book(self, done: Done) -> None:
         counts, answer = self.counts, done.answer
-        counts.offered += 1
         setattr(counts, done.outcome, getattr(counts, done.outcome) + 1)
         if answer.end is End.LEFT:
             counts.left += 1
@@ -114,7 +117,16 @@ class PhaseLedger:
         self.gone: dict[int, float] = {}  # number → loop time at which its client had gone
         self._arrivals = (array("d"), array("d"), array("d"), array("d"))
 
+    def offer(self, intent: Intent) -> None:
+        """A request is due."""
+        kind = intent.kind
+        self.books.offer()
+        self.kinds.setdefault(kind.name, Books()).offer()
+        if kind.class_ is not None:
+            self.classes.setdefault(kind.class_, Books()).offer()
+
     def arrival(self, intent: Intent, patience: float) -> None:
+        """For the oracle."""
         values = (intent.at, intent.words, intent.max_tokens or 0, 0.0 if intent.leaves else patience)
         for column, value in zip(self._arrivals, values, strict=True):
             column.append(value)
@@ -133,9 +145,9 @@ class PhaseLedger:
     def book(self, done: Done) -> None:
         self.books.book(done)
         kind = done.intent.kind
-        self.kinds.setdefault(kind.name, Books()).book(done)
+        self.kinds[kind.name].book(done)
         if kind.class_ is not None:
-            self.classes.setdefault(kind.class_, Books()).book(done)
+            self.classes[kind.class_].book(done)
         answer = done.answer
         self.ended = max(self.ended, answer.ended)
         if done.outcome == "completed":

@@ -168,6 +168,8 @@ class _Watched:
                 self.resident = self._process.memory_info().rss
         except (psutil.ZombieProcess, psutil.AccessDenied):  # it is there, and still the same one
             return True
+        except OSError:  # no descriptor is left to look with
+            return True
         except psutil.NoSuchProcess:
             return False
         # The first is to the nanosecond, but without threads that have ended; the other in steps of 10 ms, rounded
@@ -239,7 +241,7 @@ class Watch:
     def _discover(self, pids: Iterable[int], *, new: bool) -> None:
         for pid in family(pids):
             if pid not in self._alive:
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(psutil.Error, OSError):
                     watched = self._alive[pid] = _Watched(pid, new=new)
                     self._all.append((pid, watched))
 

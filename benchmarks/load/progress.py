@@ -20,7 +20,7 @@ class Progress:
         """A line that stays."""
         if not self._quiet:
             self._clear()
-            print(text, file=sys.stderr, flush=True)
+            self._write(text + "\n")
 
     async def follow(self, driver: Driver) -> None:
         """Until cancelled: where the run is, once a second."""
@@ -35,17 +35,24 @@ class Progress:
             written = now
             line = _line(driver, now, total)
             if self._terminal:
-                print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+                self._write("\r" + line.ljust(self._width))
                 self._width = len(line)
             else:
-                print(line, file=sys.stderr, flush=True)
+                self._write(line + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except (OSError, ValueError):  # nobody reads it any more; the run goes on
+            self._quiet = True
 
     def done(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
         if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+            self._write("\r" + " " * self._width + "\r")
             self._width = 0
 
 
@@ -56,7 +63,8 @@ def _line(driver: Driver, now: float, total: float) -> str:
     counts = ledger.books.counts
     refused = counts.shed + counts.rejected + counts.expired
     p99 = ledger.books.timings.latency.percentile(0.99)
-    waiting = " · waiting for answers" if now > ledger.began + ledger.phase.seconds else ""
+    over = now > ledger.began + ledger.phase.seconds
+    waiting = "" if not over else " · waiting for answers" if driver.in_flight else " · pause"
     latency = f" · p99 {p99 * 1000:.0f} ms" if p99 is not None else ""
     behind = f" · BEHIND by {driver.punctuality.lag.most * 1000:.0f} ms" if driver.punctuality.note() else ""
     return (

@@ -5,13 +5,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 import msgspec
 from rich.console import Console
 
+from benchmarks.load.answer import End
 from benchmarks.load.backend_client import BackendError
 from benchmarks.load.processes import NoProcess
 from benchmarks.load.progress import Progress
@@ -28,6 +29,7 @@ from benchmarks.service import Service
 from benchmarks.simulated.starting import NotStarted, started
 
 FAILED, STOPPED = 1, 130
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
@@ -114,53 +116,63 @@ def _signals(session: Session) -> Iterator[None]:
         seen += 1
         if seen > 1:
             os._exit(128 + number)
-        session.progress.say(f"{number.name}: ending the run; once more to end without a report")
         session.stop("interrupted")
+        session.progress.say(f"{number.name}: ending the run; once more to end without a report")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDING:
         loop.add_signal_handler(number, stop, number)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             loop.remove_signal_handler(number)
 
 
 def _finish(options: Options, report: Report) -> int:
     status = 0 if report.ended == "done" else STOPPED if report.ended == "interrupted" else FAILED
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    show(report, console)
+    written, lost = _written(options, report)
+    wrong = failures(report) if options.check else []
+    with suppress(OSError, ValueError):  # nobody reads it any more; the files are there all the same
+        show(report, Console(width=None if sys.stdout.isatty() else 100))
+        for line in written:
+            click.echo(line)
+        for line in (*lost, *(f"check: {sentence}" for sentence in wrong)):
+            click.echo(line, err=True)
+        sys.stdout.flush()
+    if wrong:
+        return FAILED
+    return status or (FAILED if lost else 0)
+
+
+def _written(options: Options, report: Report) -> tuple[list[str], list[str]]:
+    """The files that were asked for: which were written, and what went wrong with others."""
+    written, lost = [], []
     for path, writer in ((options.json_file, write), (options.html_file, write_html)):
         if path is None:
             continue
         try:
             writer(report, path)
-            click.echo(f"written to {path}")
-        except ReportError as error:  # the other file and the summary are there all the same
-            click.echo(f"Error: {error}", err=True)
-            status = status or FAILED
-    if options.check:
-        wrong = failures(report)
-        for sentence in wrong:
-            click.echo(f"check: {sentence}", err=True)
-        status = FAILED if wrong else status
-    return status
+            written.append(f"written to {click.format_filename(path)}")
+        except ReportError as error:
+            lost.append(f"Error: {error}")
+    return written, lost
 
 
 def failures(report: Report) -> list[str]:
-    """What `--check` finds wrong: a broken identity, a request that hung, a client without an answer."""
-    counts, found = report.totals, list(report.accounting.problems)
+    """What `--check` finds wrong: a broken identity, a request that hung or went astray, an answer that was none,
+    counts that are missing. Clients that went away by themselves are no failure, nor is a refusal."""
+    found = [*report.accounting.problems, *report.faults]
     if report.ended != "done":
         found.append(f"The run ended early: {report.ended}.")
-    if report.target.ours and report.accounting.target is None:
-        found.append("The target's own count is not known.")
+    if not any(phase.counts.offered for phase in report.phases):
+        found.append("Nothing was sent.")
     for name, words in _NO_ANSWER.items():
-        number = getattr(counts, name)
+        number = sum(getattr(phase.counts, name) for phase in report.phases)
         if number:
             found.append(f"{number} requests {words}.")
-    silent = sum(entry.count for phase in report.phases for entry in phase.refusals if entry.status == 0)
-    if silent:
-        found.append(f"{silent} attempts got no answer at all: the connection broke, or made no sense.")
+    none = sum(entry.count for phase in report.phases for entry in phase.refusals if entry.code in _NO_ANSWERS)
+    if none:
+        found.append(f"{none} attempts got no answer, or half of one, or one that makes no sense.")
     if report.backend is not None:
         found += report.backend.problems
         if report.backend.left_running:
@@ -169,3 +181,4 @@ def failures(report: Report) -> list[str]:
 
 
 _NO_ANSWER = {"unreachable": "found no connection", "unsent": "were not sent"}
+_NO_ANSWERS = frozenset({str(End.BROKEN), str(End.NONSENSE)})

@@ -4,11 +4,12 @@ import asyncio
 import gc
 import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +23,7 @@ from benchmarks.load.environment import environment
 from benchmarks.load.mix import Mix
 from benchmarks.load.processes import Found, Watch, find
 from benchmarks.load.progress import Progress
+from benchmarks.load.remarks import of_generator, of_scenario
 from benchmarks.load.scenario import Change, Phase, Scenario
 from benchmarks.load.scrape import Difference, Look, difference, look, settle
 from benchmarks.load.target import first_answer, run_id
@@ -35,7 +37,10 @@ from benchmarks.report.model import (
     Report,
     Target,
 )
+from benchmarks.service import Service
 from benchmarks.service import capacity as service_capacity
+
+T = TypeVar("T")
 
 
 class Plan(msgspec.Struct, kw_only=True, frozen=True):
@@ -65,18 +70,19 @@ class Session:
         self.run = run_id()
         self.backend: Backend | None = None
         self.notes: list[str] = []
+        self.faults: list[str] = []
         self._environment: Environment = environment()
         self._driver: Driver | None = None
         self._stopped: str | None = None
-        self._first: asyncio.Task[str | None] | None = None
+        self._beginning: asyncio.Task[Any] | None = None
 
     def stop(self, why: str) -> None:
         """End early, with a report of what there was. May come at any time."""
         self._stopped = self._stopped or why
         if self._driver is not None:
             self._driver.stop(why)
-        if self._first is not None:
-            self._first.cancel()
+        if self._beginning is not None:
+            self._beginning.cancel()
 
     async def measure(self) -> Report:
         """Raises BackendError before anything is sent, and NoProcess."""
@@ -84,8 +90,7 @@ class Session:
         found = self._found()
         async with AsyncExitStack() as stack:
             if plan.backend is not None:
-                self.backend = await stack.enter_async_context(await connect(plan.backend))
-                self._compare_settings(self.backend)
+                await self._unless_stopped(self._connect(plan.backend, stack))
             unfit = await self._unfit()
             capacity = None if unfit or self._stopped else await self._capacity()
             watch = Watch(found)
@@ -99,14 +104,26 @@ class Session:
             elif self._stopped is None:
                 await self._drive(driver)
             driver.ended = self._stopped or driver.ended
+            await self.wire.aclose()  # what follows needs descriptors too
             return await self._report(driver, capacity, watch, before)
 
     async def _unfit(self) -> str | None:
         """Why the target cannot be measured, None where it can or nobody waits for it any more."""
         asking = first_answer(self.wire, self.plan.model, run_id(), self.plan.scenario.hang_seconds)
-        self._first = asyncio.ensure_future(asking)
-        await asyncio.wait([self._first])
-        return None if self._first.cancelled() else self._first.result()
+        return await self._unless_stopped(asking)
+
+    async def _connect(self, url: str, stack: AsyncExitStack) -> None:
+        self.backend = await stack.enter_async_context(await connect(url))
+        self._compare_settings(self.backend)
+
+    async def _unless_stopped(self, doing: Coroutine[Any, Any, T]) -> T | None:
+        """What it returns, or None when the run was stopped before or meanwhile."""
+        if self._stopped is not None:
+            doing.close()
+            return None
+        self._beginning = asyncio.ensure_future(doing)
+        await asyncio.wait([self._beginning])
+        return None if self._beginning.cancelled() else self._beginning.result()
 
     def _found(self) -> Found:
         pids = self.plan.pids
@@ -131,9 +148,18 @@ class Session:
         finally:
             following.cancel()
             self.progress.done()
-            if self.backend is not None and before is not None and self.backend.service != before:
-                with suppress(BackendError):  # as it was found, for the next run
-                    await self.backend.change(msgspec.structs.asdict(before))
+            if self.backend is not None and before is not None:
+                await self._restore(self.backend, before, changed=driver.changed)
+
+    async def _restore(self, backend: Backend, before: Service, *, changed: bool) -> None:
+        """The backend as it was found, for the next run; or a word about who else changed it."""
+        try:
+            if changed:
+                await backend.change(msgspec.structs.asdict(before))
+            elif await backend.settings() != before:
+                self.faults.append("Somebody else changed the backend during the run; the oracle does not know of it.")
+        except BackendError as error:
+            self.faults.append(f"The backend's settings are not known after the run, or not restored: {error}")
 
     def _driving(self, scenario: Scenario, mix: Mix, capacity: Capacity | None, run: str) -> Driver:
         rate = capacity.rate if capacity is not None else None
@@ -185,7 +211,6 @@ class Session:
         reports = phases(driver, capacity, base, outlived)
         counts, times = totals(reports)
         everything, _ = totals([msgspec.structs.replace(report, warmup=False) for report in reports])
-        answered = everything.completed + everything.shed + everything.rejected + everything.expired
         return Report(
             run=self.run,
             name=plan.name,
@@ -203,10 +228,11 @@ class Session:
             phases=reports,
             moments=driver.timeline.moments(),
             generator=driver.punctuality.result(driver.clock(), self.wire.opened, driver.attempts.resent),
-            processes=watch.result(answered),
+            processes=watch.result(driver.attempts.sent),
             backend=counted,
             accounting=compare(everything, driver.attempts, self._difference(driver, before, after)),
-            notes=[*self.notes, *_notes(driver)],
+            notes=[*self.notes, *of_generator(driver), *of_scenario(plan.scenario, reports)],
+            faults=[*self.faults, *(f"{problem[0].upper()}{problem[1:]}." for problem in driver.problems)],
         )
 
     async def _backend_counts(self, driver: Driver) -> tuple[BackendCounts | None, list[Outlived | None]]:
@@ -216,8 +242,12 @@ class Session:
         try:
             log = await self.backend.settle(self.run)
         except BackendError as error:
-            self.notes.append(f"The simulated backend's counts are missing: {error}")
+            self.faults.append(f"The simulated backend's counts are missing: {error}")
             return None, nothing
+        if log.idle and log.counts.arrivals:
+            self.notes.append(
+                f"No request came to {', '.join(log.idle)}, but the capacity and the oracle count all replicas."
+            )
         # The driver's times are of the loop's clock, the backend's of the wall's.
         offset = time.time() - driver.clock()
         gone = {number: at + offset for ledger in driver.phases for number, at in ledger.gone.items()}
@@ -231,10 +261,10 @@ class Session:
     def _difference(self, driver: Driver, before: Look, after: Look) -> Difference | None:
         if before.snapshot is None:
             if not before.foreign and driver.phases:
-                self.notes.append(f"The target's /metrics could not be read: {before.why}")
+                self.faults.append(f"The target's /metrics could not be read: {before.why}")
             return None
         if after.snapshot is None:
-            self.notes.append(f"The target's /metrics could not be read after the run: {after.why}")
+            self.faults.append(f"The target's /metrics could not be read after the run: {after.why}")
             return None
         return difference(before.snapshot, after.snapshot, self.plan.model)
 
@@ -278,20 +308,3 @@ def _arrivals(scenario: Scenario, rate: float | None) -> Callable[[Phase], Arriv
         return schedule(phase, rate, random, traces.get(phase.file or "", ()))
 
     return arrivals
-
-
-def _notes(driver: Driver) -> Iterator[str]:
-    """What a reader has to know before believing the figures."""
-    late = driver.punctuality.note()
-    if late is not None:
-        yield late
-    if driver.too_late:
-        yield f"{driver.too_late} requests were not sent, because the generator was more than 5 s behind."
-    if driver.refused_here:
-        yield (
-            f"{driver.refused_here} requests were not sent, because {driver.scenario.max_in_flight} were in flight, "
-            "which is the scenario's `max_in_flight`."
-        )
-    if driver.limited:
-        yield f"The run stopped sending at the scenario's `max_requests` of {driver.scenario.max_requests}."
-    yield from (f"{problem[0].upper()}{problem[1:]}." for problem in driver.problems)

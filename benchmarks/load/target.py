@@ -8,11 +8,13 @@ import aiohttp
 import msgspec
 
 from benchmarks.load.answer import Answer, End
+from benchmarks.load.fetch import bounded
 from benchmarks.load.mix import Intent, body, headers
 from benchmarks.load.scenario import Kind, Sizes
 from benchmarks.load.wire import Wire
 
 _LIMIT = aiohttp.ClientTimeout(total=10)
+_MOST_BYTES = 4 << 20
 PATIENCE = 30.0  # seconds for the first answer
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 
@@ -35,12 +37,15 @@ async def first_model(base_url: str, api_key: str | None, extra: Mapping[str, st
     url = f"{base_url.rstrip('/')}/models"
     try:
         async with aiohttp.ClientSession(timeout=_LIMIT) as session, session.get(url, headers=fields) as response:
-            data = await response.read()
+            data = await bounded(response, _MOST_BYTES)
             if response.status != 200:
                 raise NoModel(f"{url} answered {response.status}; name a model with --model")
             models = msgspec.json.decode(data, type=_Models).data
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
-        raise NoModel(f"{url}: {str(error) or type(error).__name__}; name a model with --model") from error
+        raise NoModel(
+            f"{url}: {str(error) or type(error).__name__}; does the target run, and does its URL end as a client's "
+            "base_url does (/v1, mostly)? For a target that lists no models, name a model with --model"
+        ) from error
     if not models:
         raise NoModel(f"{url} names no model; name one with --model")
     return models[0].id
@@ -55,10 +60,11 @@ async def first_answer(wire: Wire, model: str, run: str, patience: float) -> str
     """
     kind = Kind(name="first", max_tokens=Sizes(mean=1))
     intent = Intent(number=0, at=0.0, kind=kind, session=None, words=3, max_tokens=1, leaves=False)
-    deadline = asyncio.get_running_loop().time() + PATIENCE
+    patience = min(patience, PATIENCE)
+    deadline = asyncio.get_running_loop().time() + patience
     answer = await wire.ask(
         body(intent, model, run),
-        headers=headers(intent, PATIENCE),
+        headers=headers(intent, patience),
         stream=False,
         deadline=deadline,
         leave=None,

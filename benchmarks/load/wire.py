@@ -4,6 +4,7 @@ Its clock is `time.monotonic`. That is the running loop's clock too, but uvloop'
 """
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Mapping
 from time import monotonic
@@ -19,6 +20,7 @@ from benchmarks.load.wire_connection import Connection, Pool
 __all__ = ["BadHeader", "BadUrl", "Wire"]
 
 CONNECT_WITHIN = 10.0  # seconds
+_OWN_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS})
 _NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -163,7 +165,9 @@ class Wire:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it was, there is no connection
             connection.abort()
-            if not timer.expired():
+            if isinstance(error, OSError) and error.errno in _OWN_SHORTAGE:
+                incoming.short(str(error))
+            elif not timer.expired():
                 _unreachable(incoming, str(error) or type(error).__name__)
             elif until is not None and until.at <= limit:
                 _gone(incoming, until.end)

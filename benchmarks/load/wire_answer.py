@@ -8,6 +8,8 @@ from benchmarks.load.answer import Answer, End
 from benchmarks.load.scenario import Leave
 from benchmarks.load.wire_events import Events, Nonsense, Problem, completion_tokens, problem
 
+_REFUSAL_KEPT = 1 << 16  # bytes of a refusal's body that are looked at
+_REFUSAL_MOST = 4 << 20  # bytes of it that are read
 NEVER = 1e9  # seconds: what a `Retry-After` beyond that counts as
 
 _STAGE, _REASON = b"x-headgate-shed-stage", b"x-headgate-shed-reason"
@@ -88,10 +90,12 @@ class Incoming:
             except Nonsense as error:
                 self.nonsense(str(error))
             return
-        self._parts.append(data)
+        if self.answer.status == 200 or self._size < _REFUSAL_KEPT:
+            self._parts.append(data)
         self._size += len(data)
-        if self._size > self._limit:
-            self.nonsense(f"a body of more than {self._limit} bytes")
+        limit = self._limit if self.answer.status == 200 else min(self._limit, _REFUSAL_MOST)
+        if self._size > limit:
+            self.nonsense(f"a body of more than {limit} bytes")
 
     def settle(self, *, complete: bool) -> None:
         """A read has been taken in. `complete`: the body has ended as HTTP wants it."""
@@ -130,6 +134,10 @@ class Incoming:
     def unreachable(self, detail: str) -> None:
         self._end(End.UNREACHABLE, detail)
         self.answer.connection_error = True
+
+    def short(self, detail: str) -> None:
+        """The client has no descriptor or port left for a connection: nothing is the target's fault."""
+        self._end(End.STOPPED, detail)
 
     def gone(self, end: End) -> None:
         """The client left (LEFT) or has no patience any more (TIMED_OUT)."""
@@ -171,6 +179,8 @@ class Incoming:
         elif self._events is None:
             found = problem(b"".join(self._parts))
             self.nonsense(f"{self._content_type() or 'no content type'} instead of text/event-stream: {found.text}")
+        elif not self._events.begun and self._events.done:
+            self.nonsense("a stream of nothing but [DONE]")
         elif self._events.done or self._events.finished:
             self._end(End.WHOLE, "")
         else:

@@ -55,13 +55,14 @@ class _Chunk(msgspec.Struct, gc=False):
 _completion = msgspec.json.Decoder(_Completion)
 _chunk = msgspec.json.Decoder(_Chunk)
 _anything = msgspec.json.Decoder()
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def completion_tokens(body: bytes) -> int:
     """Tokens of an unstreamed answer, 1 where it does not say. Raises Nonsense if it is no chat completion."""
     try:
         usage = _completion.decode(body).usage
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Nonsense(f"no chat completion: {_said(body) or error}") from error
     return 1 if usage is None or usage.completion_tokens is None else usage.completion_tokens
 
@@ -70,7 +71,7 @@ def problem(body: bytes) -> Problem:
     """What an error's body says, in OpenAI's shape or as near to it as it comes."""
     try:
         data = _anything.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNREADABLE:
         return Problem("", body[:400].decode("utf-8", "replace").strip()[:200])
     return _problem(data)
 
@@ -89,7 +90,7 @@ def _said(body: bytes) -> str:
     """The error that is there in an answer's place, if it is one."""
     try:
         data = _anything.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNREADABLE:
         return ""
     if not isinstance(data, dict) or not data.get("error"):
         return ""
@@ -104,14 +105,16 @@ def _words(value: Any) -> str:
 class Events:
     """Server-sent events of a chat completion, cut anywhere. Lines end as the HTML standard allows.
 
-    `done`: `[DONE]` came. `finished`: a finish reason came. `error`: the error that came; nothing counts after it.
+    `done`: `[DONE]` came. `finished`: a finish reason came. `begun`: a chunk with a choice came. `error`: the error
+    that came; nothing counts after it.
     """
 
-    __slots__ = ("_limit", "_parts", "_return", "_size", "done", "error", "finished")
+    __slots__ = ("_limit", "_parts", "_return", "_size", "begun", "done", "error", "finished")
 
     def __init__(self, limit: int) -> None:
         self.done = False
         self.finished = False
+        self.begun = False
         self.error: Problem | None = None
         self._limit = limit
         self._parts: list[bytes] = []  # of an event that is not whole
@@ -162,7 +165,7 @@ class Events:
             return 0
         try:
             chunk = _chunk.decode(payload)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise Nonsense(f"an event that is no chunk of a chat completion: {error}") from error
         if chunk.error or name == b"error":
             self.error = problem(payload)
@@ -170,6 +173,7 @@ class Events:
         return self._tokens(chunk.choices) if chunk.choices else 0
 
     def _tokens(self, choices: list[_Part]) -> int:
+        self.begun = True
         first = choices[0]
         if first.finish_reason:
             self.finished = True

@@ -27,7 +27,9 @@ def compare_terminal(a: Report, b: Report, console: Console) -> None:
     """The main figures of each phase that both have."""
     for label, report in (("A", a), ("B", b)):
         console.print(Text(f"{label}  {_label(report)}", style="bold"), no_wrap=True, crop=True, overflow="ellipsis")
-    for reason in differences(a, b):
+    reasons = differences(a, b)
+    console.print(Text(_headline(reasons), style="bold"))
+    for reason in reasons:
         console.print(Text(f"- {reason}"), soft_wrap=False)
     pairs, more = parts.busiest(_pairs(a, b), _TERMINAL_PHASES, lambda pair: facts.offered_rate(pair[0]))
     for one, other in pairs:
@@ -39,13 +41,16 @@ def compare_terminal(a: Report, b: Report, console: Console) -> None:
     console.print(grid(_run_table(a, b)))
 
 
+def _headline(reasons: Sequence[str]) -> str:
+    return "Read with care: not only what is compared differs." if reasons else "The same scenario, seed and place."
+
+
 def compare_html(a: Report, b: Report) -> str:
     """Raises NeedsPlotly."""
     reasons = differences(a, b)
     pairs, more = parts.busiest(_pairs(a, b), _PHASES, lambda pair: facts.offered_rate(pair[0]))
     if more:
         reasons.append(f"{units.some(more, 'phase')} of lower load are not shown.")
-    headline = "Read with care: not only what is compared differs." if reasons else "The same scenario, seed and place."
     sections = [
         Section(
             "phases", "Phases", _HOW_TO_READ, [_phase_table(one, other, METRICS) for one, other in pairs] or _NO_PAIR
@@ -56,7 +61,7 @@ def compare_html(a: Report, b: Report) -> str:
     return render(
         title="Two runs side by side",
         lines=[f"A: {_label(a)}", f"B: {_label(b)}"],
-        verdict=Verdict("careful" if reasons else "sound", headline, reasons),
+        verdict=Verdict("careful" if reasons else "sound", _headline(reasons), reasons),
         tiles_title="",
         tiles=[],
         sections=sections,
@@ -72,7 +77,8 @@ _NO_PAIR = [Absent("No phase in common", "Phases are matched by name.")]
 
 def _label(report: Report) -> str:
     env = report.environment
-    text = f"{report.name}, {report.scenario_name}: {report.target.url}, commit {env.commit}, {env.started}"
+    at = "" if report.name == report.target.url else f" at {report.target.url}"
+    text = f"{env.started} {report.scenario_name}: {report.name}{at}, commit {env.commit}"
     return units.plain(f"{text}, seed {report.seed}", 300)
 
 
@@ -95,6 +101,14 @@ def differences(a: Report, b: Report) -> list[str]:
     rates = [report.capacity.rate if report.capacity else None for report in (a, b)]
     if rates[0] != rates[1]:
         reasons.append(f"The capacities differ: {units.rate(rates[0])} and {units.rate(rates[1])}.")
+    reasons += _listed(
+        "Phases differ in length",
+        (
+            f"{units.plain(one.name, 40)} {units.duration(one.seconds)} and {units.duration(other.seconds)}"
+            for one, other in _pairs(a, b)
+            if abs(one.seconds - other.seconds) > 0.01 * max(one.seconds, other.seconds)
+        ),
+    )
     names = [{phase.name for phase in report.phases} for report in (a, b)]
     for label, only in (("A", names[0] - names[1]), ("B", names[1] - names[0])):
         reasons += _listed(f"Phases of {label} only", iter(sorted(units.plain(name, 40) for name in only)))

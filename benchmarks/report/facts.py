@@ -67,7 +67,7 @@ def _careful(report: Report) -> list[str]:
         reasons.append("Nothing was measured: no request was offered.")
     elif not report.totals.offered:
         reasons.append("Only warm-up was run: there are no totals.")
-    return _once(reasons + report.notes)
+    return _once(reasons + report.faults + report.notes)
 
 
 def _once(reasons: Iterable[str]) -> list[str]:
@@ -131,7 +131,19 @@ def summary(report: Report) -> str:
         if latency.count
         else ""
     )
-    return f"{at_load(phase)}: {units.rate(phase.goodput)} completed{against}{served}."
+    return f"{at_load(phase)}: {units.rate(phase.goodput)} completed{against}{served}{_rest(phase.counts)}."
+
+
+def _rest(counts: Counts) -> str:
+    """What became of those that did not complete, where they are many."""
+    ways = (
+        ("refused", counts.shed + turned_away(counts)),
+        ("gave up or left", counts.cancelled),
+        ("failed", troubled(counts)),
+        ("not sent", counts.unsent),
+    )
+    many = [f"{units.percent(count / counts.offered)} {way}" for way, count in ways if count > 0.01 * counts.offered]
+    return f"; {', '.join(many)}" if many else ""
 
 
 # --- sums ----------------------------------------------------------------------------------------------------------
@@ -211,7 +223,7 @@ def groups(per_phase: Iterable[list[Group]]) -> list[Group]:
 def outlived_sentence(report: Report) -> str:
     work = outlived(report)
     if work is None:
-        return "not known: the backend is not the simulated one"
+        return "not known: no simulated backend was named (--backend)"
     if not work.seconds:
         return "none"
     of_busy = "" if work.share is None else f", {units.percent(work.share)} of its work"
@@ -233,7 +245,9 @@ def accounting_sentence(report: Report) -> str:
     if it.target is None:
         return f"{client}; the target shows no metrics to compare"
     wrong = [account.outcome for account in it.target if not account.agrees]
-    return f"{client}; target {'DISAGREES on ' + ', '.join(wrong) if wrong else 'agrees on every outcome'}"
+    if wrong:
+        return f"{client}; target DISAGREES on {', '.join(wrong)}"
+    return f"{client}; target agrees, as far as clients that left can tell"
 
 
 def lag_sentence(lag: Lag) -> str:
@@ -251,7 +265,7 @@ def lag_sentence(lag: Lag) -> str:
 def backend_sentence(report: Report) -> str:
     it = report.backend
     if it is None:
-        return "not the simulated one: nothing is known from its side"
+        return "not known: no simulated backend was named (--backend)"
     word = "agrees" if it.agrees else "DISAGREES"
     left = f", {it.left_running:,} left running" if it.left_running else ""
     return f"{word}; {it.arrivals:,} arrived, {it.served:,} served, {it.cancelled:,} cancelled{left}"

@@ -42,7 +42,13 @@ METRICS = (
     Metric("first token p50", _first(0.5), parts.seconds, "less"),
     Metric("first token p99", _first(0.99), parts.seconds, "less", brief=True),
     Metric("gap p99", lambda phase: phase.timings.gaps.percentile(0.99), parts.seconds, "less"),
-    Metric("shed", _part(lambda phase: phase.counts.shed), parts.percent, None, brief=True),
+    Metric(
+        "refused",
+        _part(lambda phase: phase.counts.shed + facts.turned_away(phase.counts)),
+        parts.percent,
+        None,
+        brief=True,
+    ),
     Metric(
         "refused at the door p99",
         lambda phase: facts.refusal_latency(phase.refusals, "door").percentile(0.99),
@@ -51,7 +57,7 @@ METRICS = (
     ),
     Metric("refusals with Retry-After", lambda phase: facts.retry_after_share(phase.refusals), parts.percent, "more"),
     Metric("failed", _part(lambda phase: facts.troubled(phase.counts)), parts.percent, "less", brief=True),
-    Metric("cancelled", _part(lambda phase: phase.counts.cancelled), parts.percent, "less"),
+    Metric("cancelled", _part(lambda phase: phase.counts.cancelled), parts.percent, "less", brief=True),
     Metric(
         "outlived backend work",
         lambda phase: phase.outlived.seconds if phase.outlived else None,

@@ -152,7 +152,7 @@ class Sample(msgspec.Struct, kw_only=True):
 
 class Processes(msgspec.Struct, kw_only=True):
     """`found` says how: `port` (who listens there), `pid` (named by the user), or why there is nothing.
-    `cpu` in seconds over the run; `cpu_per_request` over completed and refused."""
+    `cpu` in seconds over the run; `cpu_per_request` over all requests that were sent, retries too."""
 
     found: str
     pids: list[int]
@@ -245,7 +245,8 @@ class Target(msgspec.Struct, kw_only=True):
 class Report(msgspec.Struct, kw_only=True):
     """`run` is what the prompts of this run were marked with, eight hexadecimal digits. `ended`: `done`, `interrupted`,
     or what ended the run early. `notes`: what a reader has to know before believing the figures (the generator fell
-    behind, the target was lost, …); empty on a sound run."""
+    behind, …); empty on a sound run. `faults`: where the run was not what its scenario says, or where counts are
+    missing that were asked for; `--check` fails on them."""
 
     format: int = FORMAT
     run: str = ""
@@ -268,3 +269,4 @@ class Report(msgspec.Struct, kw_only=True):
     backend: BackendCounts | None
     accounting: Accounting
     notes: list[str]
+    faults: list[str] = []

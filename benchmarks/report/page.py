@@ -60,9 +60,14 @@ def _tiles(report: Report, phase: PhaseReport) -> list[Tile]:
         Tile("Latency of completed, p50", parts.seconds(latency.percentile(0.5)), "from the intended send time"),
         Tile("Latency of completed, p99", parts.seconds(latency.percentile(0.99)), f"longest {_longest(phase)}"),
         Tile(
-            "Shed",
-            parts.percent(units.fraction(counts.shed, counts.offered)),
-            "" if away is None else f"{units.percent(away)} of refusals with Retry-After",
+            "Refused",
+            parts.percent(units.fraction(counts.shed + facts.turned_away(counts), counts.offered)),
+            "nobody" if away is None else f"{units.percent(away)} of them with Retry-After",
+        ),
+        Tile(
+            "Gave up or left",
+            parts.percent(units.fraction(counts.cancelled, counts.offered)),
+            f"{units.count(counts.left)} as the scenario says" if counts.left else "of those offered",
         ),
         Tile(
             "Refusal at the door, p99",

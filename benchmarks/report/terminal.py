@@ -48,12 +48,12 @@ def _head(report: Report) -> list[Text]:
             (", ".join(names), "bold"),
             f" ({units.duration(report.seconds)}, seed {report.seed}) → {units.plain(target, 48)}",
         ),
-        Text(verdict.headline, style=_STYLES[verdict.level]),
+        *(Text(line, style=_STYLES[verdict.level]) for line in textwrap.wrap(verdict.headline, WIDTH - 1)),
         *(Text(line) for line in _reasons(verdict.reasons)),
     ]
     summary = facts.summary(report)
     if summary:
-        lines += [Text(line) for line in textwrap.wrap(f"Hardest: {summary}", WIDTH - 1)[:2]]
+        lines += [Text(line) for line in textwrap.wrap(f"Hardest: {summary}", WIDTH - 1, max_lines=3)]
     return lines
 
 
@@ -61,7 +61,9 @@ def _reasons(reasons: list[str]) -> list[str]:
     """Each as a list item, all of them in a few lines; the last says how many more there are."""
     lines: list[str] = []
     for index, reason in enumerate(reasons):
-        item = textwrap.wrap(reason, WIDTH - 1, initial_indent="- ", subsequent_indent="  ")[:3]
+        item = textwrap.wrap(
+            reason, WIDTH - 1, initial_indent="- ", subsequent_indent="  ", max_lines=3, placeholder=" …"
+        )
         if len(lines) + len(item) > _NOTE_LINES - (index + 1 < len(reasons)):
             return [*lines, f"- … and {len(reasons) - index} more"]
         lines += item
@@ -97,7 +99,7 @@ def _loads(phases: list[PhaseReport], more: int) -> Table:
             units.rate(facts.offered_rate(phase)),
             units.rate(phase.goodput),
             units.percent(facts.share(phase)),
-            units.percent(units.fraction(counts.shed, counts.offered)),
+            units.count(counts.shed),
             units.count(facts.turned_away(counts)),
             Text(units.count(facts.troubled(counts)), style="red" if facts.troubled(counts) else ""),
             units.count(counts.cancelled),

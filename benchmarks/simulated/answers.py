@@ -31,7 +31,7 @@ class Answer:
 
     def frames(self) -> "Frames":
         empty = self._chunk({"content": "\0"})
-        before, after = empty.split(b"\\u0000")
+        before, _, after = empty.rpartition(b"\\u0000")
         return Frames(self._chunk({"role": "assistant", "content": ""}), before, after)
 
     def end(self, *, usage: bool) -> bytes:

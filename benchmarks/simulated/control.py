@@ -40,7 +40,7 @@ class Control:
         try:
             values = msgspec.json.decode(await request.read(), type=dict[str, Any])
             self._slots.change(changed(self._slots.service, values))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
             return error(400, f"expected an object of settings: {problem}", "invalid_request")
         except ConfigError as refused:
             return _refusal(refused)

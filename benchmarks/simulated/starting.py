@@ -25,10 +25,10 @@ class Listening(msgspec.Struct):
 
 
 def command(service: Service) -> list[str]:
-    """How one with these settings is started, on a free port."""
+    """How one with these settings is started, on a free port; it does not outlive the process that starts it."""
     settings = msgspec.structs.asdict(service).items()
     options = [text for key, value in settings for text in (f"--{key.replace('_', '-')}", _said(value))]
-    return [sys.executable, "-m", "benchmarks.backend", "--port", "0", *options]
+    return [sys.executable, "-m", "benchmarks.backend", "--port", "0", "--with-parent", *options]
 
 
 def _said(value: object) -> str:

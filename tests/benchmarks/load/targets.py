@@ -11,9 +11,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
+async def serving(handler: Handler, *, metrics: Handler | None = None) -> AsyncIterator[str]:
     """The base URL of a server that answers chat completions with `handler`."""
     app = web.Application()
+    if metrics is not None:
+        app.router.add_get("/metrics", metrics)
     app.router.add_post("/v1/chat/completions", handler)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()

@@ -1,17 +1,21 @@
 """`headgate bench` as its users run it: a process, its files, its exit status."""
 
 import asyncio
+import itertools
 import signal
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
+from aiohttp import web
 
 from benchmarks.load.running import failures
 from benchmarks.report.files import read
 from tests.benchmarks.load.simulated import simulated, started
+from tests.benchmarks.load.targets import ANSWER, after, serving
 from tests.process.daemon import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -215,6 +219,137 @@ async def test_a_full_disk_loses_neither_the_summary_nor_the_other_file(scenario
     assert "no space left" in err
     assert "goodput" in out
     assert page.stat().st_size > 100_000
+
+
+async def test_nobody_who_reads_the_summary_costs_nothing_but_the_summary(scenario, tmp_path: Path):
+    for number, output in enumerate(("| true", ">/dev/full", ">&-", "2>&- | true")):
+        file = tmp_path / f"{number}.json"
+        command = f"{sys.executable} -m benchmarks.load {scenario()} --duration 1 --json {file} {output}"
+        process = await asyncio.create_subprocess_shell(
+            command, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await process.communicate()
+        assert b"Traceback" not in err
+        assert read(file).totals.completed > 0
+
+
+async def test_a_generator_without_descriptors_does_not_blame_the_target(scenario, tmp_path: Path):
+    file = tmp_path / "r.json"
+    text = SHORT.replace("rate = 40", "rate = 300")
+    async with serving(after(0.8)) as url:
+        generator = f"{sys.executable} -m benchmarks.load {scenario(text)} --target {url} --model m --json {file}"
+        process = await asyncio.create_subprocess_shell(
+            f"ulimit -n 64; {generator}", cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await process.communicate()
+    assert process.returncode == 0, err
+    report = read(file)
+    assert report.totals.unreachable == 0
+    assert report.totals.unsent > 100
+    assert any("ulimit" in note for note in report.notes)
+
+
+async def test_the_backend_that_was_started_does_not_outlive_a_killed_generator(scenario):
+    endless = scenario(SHORT.replace("seconds = 2", "seconds = 600"))
+    async with bench(endless) as process:
+        assert process.stderr is not None
+        line = (await process.stderr.readline()).decode()
+        url = line.partition("(")[2].partition(",")[0]
+        await served(url, 1)
+        process.kill()
+        await process.wait()
+    port = int(url.rpartition(":")[2])
+    for _ in range(100):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            break
+        writer.close()
+        await asyncio.sleep(0.05)
+    else:
+        pytest.fail("the backend still listens")
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b""])
+async def test_answers_that_are_none_fail_a_check(scenario, tmp_path: Path, answer: bytes):
+    """The first answer is one, so that the run begins."""
+    file = tmp_path / "r.json"
+    good = msgspec.json.encode(ANSWER)
+    bodies = iter([good])
+
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(body=next(bodies, answer), content_type="application/json")
+
+    async with serving(handler) as url:
+        arguments = (scenario(), "--target", url, "--model", "m", "--duration", "1", "--json", str(file))
+        assert (await ran(*arguments))[0] == 0
+        bodies = iter([good])
+        status, _, err = await ran(*arguments, "--check")
+    assert status == 1
+    assert "makes no sense" in err
+    assert read(file).totals.failed == read(file).totals.offered
+
+
+async def test_many_texts_of_errors_are_no_silence(scenario, tmp_path: Path):
+    numbers = itertools.count()
+
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        error = {"error": {"message": f"request {next(numbers)} refused"}}
+        return web.json_response(error, status=503)
+
+    text = SHORT.replace("rate = 40", "rate = 300")
+    async with serving(handler) as url:
+        status, _, err = await ran(scenario(text), "--target", url, "--model", "m", "--check")
+    assert (status, err.count("check:")) == (0, 0)
+
+
+async def test_counts_that_were_asked_for_and_are_missing_fail_a_check(scenario, tmp_path: Path):
+    async with started(slots=4, first_token_ms=20) as (backend, (url,)), serving(after(0.0)) as target:
+        arguments = (scenario(LONG), "--target", target, "--model", "m", "--backend", url, "--check")
+        async with bench(*arguments) as process:
+            await asyncio.sleep(3)
+            backend.kill()
+            _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"check: " in err
+    assert b"simulated backend" in err
+
+
+async def test_a_page_of_metrics_without_end_is_no_hang(scenario, tmp_path: Path):
+    labels = ",".join(f'a{number}="x"' for number in range(100_000))
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=f"headgate_requests_offered_total{{{labels}}} 1\n")
+
+    async with serving(after(0.0), metrics=metrics) as url:
+        status, _, err = await ran(scenario(), "--target", url, "--model", "m", "--duration", "1", "--check")
+    assert status == 1
+    assert "labels" in err
+
+
+async def test_two_thousand_requests_a_second_are_sent(scenario, tmp_path: Path):
+    """All of them, whatever else the machine does; how late is for the report to say."""
+    file = tmp_path / "r.json"
+    text = SHORT.replace("rate = 40", "rate = 2000").replace("first_token_ms = 20", "first_token_ms = 0")
+    status, _, err = await ran(scenario(text.replace("slots = 4", "slots = 1000")), "--json", str(file))
+    assert status == 0, err
+    report = read(file)
+    assert report.totals.offered == pytest.approx(4000, rel=0.1)
+    assert report.totals.unsent == 0
+    assert report.totals.completed + report.totals.cancelled == report.totals.offered
+
+
+async def test_a_rate_that_the_generator_cannot_keep_is_told(scenario, tmp_path: Path):
+    file = tmp_path / "r.json"
+    text = SHORT.replace("first_token_ms = 20", "first_token_ms = 0")
+    status, out, err = await ran(scenario(text), "--rate", "60000", "--duration", "2", "--json", str(file))
+    assert status == 0, err
+    report = read(file)
+    assert any("fell behind itself" in note for note in report.notes)
+    assert "fell behind itself" in " ".join(out.split())
+    assert report.accounting.balanced
 
 
 async def test_what_is_wrong_is_said_before_anything_is_sent(scenario, tmp_path: Path):

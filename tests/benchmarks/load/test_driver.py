@@ -5,12 +5,14 @@ import time
 from random import Random
 
 import pytest
-from benchmarks.load.wire import Wire
+from aiohttp import web
 
+from benchmarks.load.accounting import compare
 from benchmarks.load.arrivals import schedule
 from benchmarks.load.driver import Driver
 from benchmarks.load.mix import Mix
 from benchmarks.load.scenario import Kind, Leave, Phase, Retries, Scenario
+from benchmarks.load.wire import Wire
 from tests.benchmarks.load.targets import after, refusing, serving, stalling
 
 RUN = "0123abcd"
@@ -119,6 +121,42 @@ async def test_refusals_are_told_apart_and_tried_again_as_often_as_asked():
     (refusal,) = ledger.refusals.values()
     assert (refusal.outcome, refusal.status, refusal.where, refusal.reason) == ("shed", 503, "door", "full")
     assert refusal.count == refusal.with_retry_after == 30
+
+
+async def test_a_request_that_the_generator_loses_is_told():
+    """As when its own code fails: nothing may look sound then."""
+    what = scenario(Phase(name="a", seconds=0.2, arrivals="constant", rate=50))
+
+    class Failing(Wire):
+        async def ask(self, *given, **named):
+            raise RuntimeError("planted")
+
+    async with serving(after(0.0)) as url:
+        run = driver(what, Failing(url))
+        await run.run()
+    counts = run.phases[0].books.counts
+    assert counts.offered == 10
+    assert not compare(counts, run.attempts, None).balanced
+    assert "planted" in run.problems[0]
+
+
+async def test_a_retry_that_runs_out_of_time_is_no_hang():
+    what = scenario(
+        Phase(name="a", seconds=0.1, arrivals="constant", rate=20), retries=Retries(max=1), hang_seconds=0.5
+    )
+    asked = set()
+
+    async def handler(request):
+        body = await request.read()
+        if body in asked:
+            await asyncio.sleep(30)
+        asked.add(body)
+        return web.json_response({}, status=503, headers={"retry-after-ms": "50"})
+
+    async with serving(handler) as url:
+        run = await driven(what, url)
+    counts = run.phases[0].books.counts
+    assert (counts.unanswered, counts.cancelled, counts.offered) == (0, 2, 2)
 
 
 async def test_a_target_that_never_answers_is_a_hang():

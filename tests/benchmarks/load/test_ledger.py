@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.load.accounting import Attempts, compare
 from benchmarks.load.answer import Answer, End
 from benchmarks.load.ledger import COMBINATIONS, Done, PhaseLedger, Timeline, outcome
 from benchmarks.load.mix import Intent
@@ -46,10 +47,23 @@ def test_every_end_has_an_outcome():
 def test_goodput_leaves_out_what_completed_after_arrivals_had_ended():
     ledger = PhaseLedger(PHASE, began=100.0, first_number=0)
     for ended in (105.0, 110.0, 110.5):
+        ledger.offer(intent())
         answer = Answer(end=End.WHOLE, status=200, sent=104.0, ended=ended)
         ledger.book(Done(intent(), 104.0, 104.0, answer, "completed"))
     assert ledger.books.counts.completed == 3
     assert ledger.in_time == 2
+
+
+def test_a_request_that_never_ended_is_missed():
+    ledger = PhaseLedger(PHASE, began=0.0, first_number=0)
+    ledger.offer(intent())
+    ledger.offer(intent(kind=Kind(name="other", class_="high")))
+    ledger.book(Done(intent(), 0.0, 0.0, Answer(end=End.WHOLE, status=200, sent=1.0, ended=1.0), "completed"))
+    assert (ledger.books.counts.offered, ledger.books.counts.completed) == (2, 1)
+    assert ledger.classes["high"].counts.offered == 1
+    accounting = compare(ledger.books.counts, Attempts(), None)
+    assert not accounting.balanced
+    assert "lost count" in accounting.problems[0]
 
 
 def test_latency_counts_from_the_intended_time_and_refusals_from_their_own_attempt():
@@ -57,6 +71,7 @@ def test_latency_counts_from_the_intended_time_and_refusals_from_their_own_attem
     refused = Answer(end=End.REFUSED, status=503, sent=1.0, ended=1.1, stage="inference", reason="x", retry_after=2.0)
     ledger.attempt(refused, begun=1.0)
     served = Answer(end=End.WHOLE, status=200, sent=3.0, ended=3.5)
+    ledger.offer(intent())
     ledger.attempt(served, begun=3.0)
     ledger.book(Done(intent(), 1.0, 3.0, served, "completed"))
     (refusal,) = ledger.refusals.values()

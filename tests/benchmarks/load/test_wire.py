@@ -169,6 +169,7 @@ async def test_a_refusal_says_where_why_and_when_to_come_back():
         ({}, "", "{}"),
         (b"<h1>Bad Gateway</h1>", "", "<h1>Bad Gateway</h1>"),
         (b"\xff" * 500, "", "\ufffd" * 200),
+        (b'{"error":{"code":"\xff"}}', "", '{"error":{"code":"\ufffd"}}'),
         (b"", "", ""),
         (b"[" * 100_000, "", "[" * 200),
     ],
@@ -183,6 +184,14 @@ async def test_every_other_status_is_a_refusal(status: int):
     data = head(status, "") if status in (204, 304) else whole(b"{}", status)
     answer = await answer_to(says(data), stream=True)
     assert (answer.end, answer.status) == (End.REFUSED, status)
+
+
+async def test_of_a_long_refusal_only_the_begin_is_looked_at():
+    body = b'{"error":{"message":"no","code":"overloaded"},"more":"' + b"x" * (1 << 20) + b'"}'
+    answer = await answer_to(says(whole(body, 503)))
+    assert (answer.end, answer.status, answer.detail[:30]) == (End.REFUSED, 503, body[:30].decode())
+    answer = await answer_to(says(whole(b"x" * (5 << 20), 503)))
+    assert (answer.end, answer.status) == (End.NONSENSE, 503)
 
 
 async def test_a_retry_after_date():

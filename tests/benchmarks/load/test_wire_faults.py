@@ -47,6 +47,9 @@ NONSENSE: dict[str, tuple[bool, bytes, str]] = {
     "no JSON in an event": (True, sse(b"data: hello\n\n"), "no chunk of a chat completion"),
     "cut JSON in an event": (True, sse(b'data: {"choices":[\n\n'), "no chunk of a chat completion"),
     "deep JSON in an event": (True, sse(b"data: " + b"[" * 100_000 + b"\n\n"), "no chunk of a chat completion"),
+    "no UTF-8 in an event": (True, sse(b'data: {"choices":[{"text":"\xff"}]}\n\n'), "no chunk of a chat completion"),
+    "no UTF-8": (False, whole(b'{"choices":[{"message":{}}],"usage":"\xff"}'), "no chat completion"),
+    "nothing but an end": (True, sse(b"data: [DONE]\n\n"), "nothing but [DONE]"),
     "another shape in an event": (True, sse(b'data: {"choices":{}}\n\n'), "no chunk of a chat completion"),
 }
 

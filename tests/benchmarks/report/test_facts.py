@@ -124,4 +124,4 @@ def test_sentences_say_what_is_not_known():
     assert "not known" in facts.outlived_sentence(made)
     assert "the target is on another machine" in facts.processes_sentence(made)
     assert "no metrics" in facts.accounting_sentence(made)
-    assert "nothing is known" in facts.backend_sentence(made)
+    assert "--backend" in facts.backend_sentence(made)

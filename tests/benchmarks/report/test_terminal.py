@@ -51,7 +51,7 @@ def test_every_phase_has_its_figures():
         rows = [line for line in text.splitlines() if line.removeprefix("w ").startswith(phase.name)]
         assert len(rows) == 2
     double = next(line for line in text.splitlines() if line.startswith("double"))
-    assert double.split() == ["double", "1,000/s", "483/s", "96.5", "%", "50.5", "%", "125", "100", "250"]
+    assert double.split() == ["double", "1,000/s", "483/s", "96.5", "%", "25,275", "125", "100", "250"]
 
 
 def test_refusals_are_told_apart_by_place():
