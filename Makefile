@@ -12,7 +12,7 @@ help:
 	@echo "make test    set up, then lint, format check, types, import rules, all tests, two minutes of mixed load"
 	@echo "make quick   the inner loop: lint, types, and the tests that take no processes"
 	@echo "make bench   the paired figures of the data path and the micro-benchmarks"
-	@echo "make bench-peers  the same load over LiteLLM, vllm-router, TensorZero and Headgate (about half an hour)"
+	@echo "make bench-peers  the same load over LiteLLM, vllm-router, TensorZero and Headgate (about twenty minutes)"
 	@echo "make smoke   the two minutes of mixed load of make test"
 	@echo "make lock    resolve the dependencies of pyproject.toml anew"
 	@echo "make clean   remove the environment, caches and reports (not the collections in .headgate)"

@@ -53,7 +53,7 @@ class Wire:
         headers: Mapping[str, str] = _NO_FIELDS,
         max_connections: int = 20_000,
         max_idle: int = 4_000,
-        max_answer_bytes: int = 64 << 20,
+        max_answer_bytes: int = 8 << 20,
     ) -> None:
         self._address = address(base_url)
         self._head = request_head(self._address, api_key, headers)

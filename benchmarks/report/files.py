@@ -15,6 +15,9 @@ from benchmarks.report.model import FORMAT, Report
 __all__ = ["CannotRead", "CannotWrite", "NotFinite", "check_writable", "read", "write", "write_bytes", "write_text"]
 
 
+MOST_BYTES = 64 << 20  # of a report; one of a thousand phases has 10 MB
+
+
 class _Head(msgspec.Struct):
     """What is looked at first, so that a report of another format is told from a file that is no report."""
 
@@ -30,9 +33,12 @@ def write(report: Report, path: Path) -> None:
 def read(path: Path) -> Report:
     """Raises CannotRead, which names the file and the field."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise CannotRead(path, _why(error)) from error
+    if len(content) > MOST_BYTES:
+        raise CannotRead(path, f"it has more than {MOST_BYTES} bytes")
     try:
         head = msgspec.json.decode(content, type=_Head)
         if head.format != FORMAT:

@@ -62,7 +62,7 @@ async def test_aiohttp_sees_a_client_leave(leave: Leave | None):
 @pytest.mark.slow
 async def test_the_simulated_backend():
     asked = msgspec.json.decode(BODY) | {"max_tokens": 5}
-    async with simulated(first_token_ms=10, tokens_per_second=1000) as (url,), wired(f"{url}/v1") as wire:
+    async with simulated(first_token_ms=10, tokens_per_second=50) as (url,), wired(f"{url}/v1") as wire:
         whole, stream = [
             await ask(wire, body=msgspec.json.encode(asked | {"stream": stream}), stream=stream)
             for stream in (False, True)

@@ -140,3 +140,8 @@ def test_a_number_that_json_cannot_say_is_refused_with_its_field(tmp_path):
     with pytest.raises(NotFinite, match=r"phases\[0\]\.goodput is inf"):
         write(made, tmp_path / "run.json")
     assert names(tmp_path) == []
+
+
+def test_a_file_without_end_is_not_read_to_its_end():
+    with pytest.raises(CannotRead, match="more than"):
+        read(Path("/dev/zero"))
