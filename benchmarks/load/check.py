@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.load.arrivals import mean_rate
 from benchmarks.load.scenario import Kind, Leave, Phase, Scenario, Sizes
 from benchmarks.load.trace import read_trace
+from benchmarks.service import MOST_UNIFORM_SPREAD
 from config.errors import ConfigError
 from config.findings import Findings
 from config.paths import KeyPath, dotted, quote
@@ -44,7 +45,6 @@ _OWN_HEADERS = frozenset(
     "accept accept-encoding connection content-length content-type expect host keep-alive te trailer transfer-encoding "
     "upgrade user-agent".split()
 )
-_MOST_SPREAD = 0.577  # of a uniform distribution: from 0 to twice the mean
 
 
 def expected_requests(scenario: Scenario) -> float:
@@ -246,8 +246,8 @@ class Check:
         backend, path = self._scenario.backend, ("backend", "spread")
         if backend is None or not self._findings.sound(path, ("backend", "distribution")):
             return
-        if backend.distribution == "uniform" and backend.spread > _MOST_SPREAD:
-            expected = f"at most {_MOST_SPREAD} for a uniform distribution, which ends at 0"
+        if backend.distribution == "uniform" and backend.spread > MOST_UNIFORM_SPREAD:
+            expected = f"at most {MOST_UNIFORM_SPREAD} for a uniform distribution, which ends at 0"
             self._findings.add(path, f"{backend.spread:g}", expected)
 
     def _total(self) -> None:

@@ -82,3 +82,18 @@ def _uv() -> str:
     if found is None:
         raise CannotPrepare("it needs uv, which `make test` sets up")
     return found
+
+
+class Installed:
+    """A gateway that comes as a package: what all of them share."""
+
+    def __init__(self, name: str, package: str | None = None) -> None:
+        self.name = name
+        self._environment = Environment(package or name)
+
+    @property
+    def version(self) -> str:
+        return self._environment.version
+
+    def prepare(self, tick: Tick) -> None:
+        self._environment.prepare(tick)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.peers.environment import Environment
+from benchmarks.peers.environment import Installed
 from benchmarks.peers.gateway import Backend, Running, bare_environment, launch
 from benchmarks.peers.interrupt import Tick
 from benchmarks.servers import free_port
@@ -22,18 +22,9 @@ _AT_HOME = {  # its lists come from its own package, not from the network
 }
 
 
-class LiteLLM:
-    name = "litellm"
-
+class LiteLLM(Installed):
     def __init__(self) -> None:
-        self._environment = Environment("litellm")
-
-    @property
-    def version(self) -> str:
-        return self._environment.version
-
-    def prepare(self, tick: Tick) -> None:
-        self._environment.prepare(tick)
+        super().__init__("litellm")
 
     def start(self, backend: Backend, folder: Path, tick: Tick) -> Running:
         port, key = free_port(), f"sk-{secrets.token_hex(16)}"

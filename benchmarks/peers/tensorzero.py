@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.peers.environment import Environment
+from benchmarks.peers.environment import Installed
 from benchmarks.peers.gateway import Backend, Running, bare_environment, launch
 from benchmarks.peers.interrupt import Tick
 
@@ -31,18 +31,9 @@ api_key_location = "none"
 """
 
 
-class TensorZero:
-    name = "tensorzero"
-
+class TensorZero(Installed):
     def __init__(self) -> None:
-        self._environment = Environment("tensorzero")
-
-    @property
-    def version(self) -> str:
-        return self._environment.version
-
-    def prepare(self, tick: Tick) -> None:
-        self._environment.prepare(tick)
+        super().__init__("tensorzero")
 
     def start(self, backend: Backend, folder: Path, tick: Tick) -> Running:
         programs = self._environment.programs

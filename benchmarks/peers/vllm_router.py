@@ -2,26 +2,18 @@
 
 from pathlib import Path
 
-from benchmarks.peers.environment import Environment
+from benchmarks.peers.environment import Installed
 from benchmarks.peers.gateway import Backend, Running, bare_environment, launch
 from benchmarks.peers.interrupt import Tick
 from benchmarks.servers import free_port
 
 
-class VllmRouter:
+class VllmRouter(Installed):
     """`tuned`: at most as many requests at once as the backend has slots; 100 more wait, for 2 s at most."""
 
     def __init__(self, *, tuned: bool = False) -> None:
-        self.name = "vllm-router-tuned" if tuned else "vllm-router"
+        super().__init__("vllm-router-tuned" if tuned else "vllm-router", "vllm-router")
         self._tuned = tuned
-        self._environment = Environment("vllm-router")
-
-    @property
-    def version(self) -> str:
-        return self._environment.version
-
-    def prepare(self, tick: Tick) -> None:
-        self._environment.prepare(tick)
 
     def start(self, backend: Backend, folder: Path, tick: Tick) -> Running:
         port, programs = free_port(), self._environment.programs
