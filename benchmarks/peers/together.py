@@ -31,7 +31,7 @@ def together(
     """
     first = reports[0]
     placed = _placed(reports)
-    notes = [f"Phase {_names(report)}: {note}" for report in reports for note in report.notes]
+    notes = [_placed_in(report, note) for report in reports for note in report.notes]
     notes += [f"Phase {name} was not measured." for name in missing]
     return Report(
         name=first.name,
@@ -55,7 +55,14 @@ def together(
         backend=_backend(reports),
         accounting=_accounting(reports),
         notes=notes,
+        faults=[_placed_in(report, fault) for report in reports for fault in report.faults],
     )
+
+
+def _placed_in(report: Report, sentence: str) -> str:
+    """With the phase that it is of, unless it says so itself."""
+    name = f"Phase {_names(report)}"
+    return sentence if sentence.startswith(name) else f"{name}: {sentence}"
 
 
 def _names(report: Report) -> str:

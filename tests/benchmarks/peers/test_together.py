@@ -66,11 +66,17 @@ def test_phases_and_time_lines_follow_one_another() -> None:
 def test_what_is_wrong_with_one_is_wrong_with_the_whole() -> None:
     a, b = points()
     assert b.backend
-    b.ended, b.notes, b.backend.agrees = "interrupted", ["The generator was late."], False
+    b.ended, b.notes, b.backend.agrees = "interrupted", ["The generator was late.", "Phase double is short."], False
+    b.faults = ["The simulated backend's counts are missing."]
     b.accounting.balanced, b.accounting.problems = False, ["One is missing."]
     whole = merge([a, b], missing=["triple"])
     assert whole.ended == "interrupted"
-    assert whole.notes == ["Phase double: The generator was late.", "Phase triple was not measured."]
+    assert whole.notes == [
+        "Phase double: The generator was late.",
+        "Phase double is short.",
+        "Phase triple was not measured.",
+    ]
+    assert whole.faults == ["Phase double: The simulated backend's counts are missing."]
     assert whole.accounting.problems == ["One is missing."]
     assert not whole.accounting.balanced
     assert whole.backend
