@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from config.access import is_loopback
 from config.errors import Unreadable
 from config.files import read_text
 from config.findings import Findings
 from config.paths import KeyPath, dotted, nearest, quote
 from config.patterns import pattern_fault
-from config.schema import CollectionSection, Config, ExtractiveWorker, OpenAIWorker, RedactFilter, RouteSection
+from config.schema import (
+    CollectionSection,
+    Config,
+    ExtractiveWorker,
+    KeySection,
+    OpenAIWorker,
+    RedactFilter,
+    RouteSection,
+)
 from config.schema import WorkerSection as Worker
 from config.secrets import FORMS, fault
 from config.shape import shown
@@ -32,11 +41,13 @@ class Crosscheck:
         self._config = config
         self._folder = folder
         self._findings = findings
-        self._named: dict[str, Sequence[Worker | RouteSection | CollectionSection]] = {
+        self._named: dict[str, Sequence[Worker | RouteSection | CollectionSection | KeySection]] = {
             "workers": config.workers,
             "routes": config.routes,
             "collections": config.collections,
+            "keys": config.keys,
         }
+        self._names = {table: dict.fromkeys(one.name for one in sections) for table, sections in self._named.items()}
         # A table in which a name cannot be read may hold the one that is asked for.
         self._readable = {
             table: findings.sound(*((table, index, "name") for index in range(max(len(sections), 1))))
@@ -45,7 +56,8 @@ class Crosscheck:
 
     def run(self) -> None:
         for table in self._named:
-            self._unique_names(table)
+            self._unique(table, "name", "a name")
+        self._unique("keys", "hash", "a hash")
         self._at_most(("server", "deadline_ms"), ("server", "max_deadline_ms"))
         for index, worker in enumerate(self._config.workers):
             self._worker(worker, ("workers", index))
@@ -55,14 +67,19 @@ class Crosscheck:
             self._filters(route, ("routes", index))
         for index, collection in enumerate(self._config.collections):
             self._collection(collection, ("collections", index))
+        for index, key in enumerate(self._config.keys):
+            for position in range(len(key.routes)):
+                self._refers(("keys", index, "routes", position), "routes")
+        self._anonymous()
 
-    def _unique_names(self, table: str) -> None:
+    def _unique(self, table: str, field: str, what: str) -> None:
         first: dict[str, int] = {}
         for index, section in enumerate(self._named[table]):
-            path = (table, index, "name")
-            if self._findings.sound(path) and first.setdefault(section.name, index) != index:
-                taken = dotted((table, first[section.name]))
-                self._findings.add(path, quote(section.name), f"a name of its own: {taken} has this one")
+            path = (table, index, field)
+            value = getattr(section, field)
+            if self._findings.sound(path) and first.setdefault(value, index) != index:
+                taken = dotted((table, first[value]))
+                self._findings.add(path, quote(value), f"{what} of its own: {taken} has this one")
 
     def _at_most(self, path: KeyPath, limit: KeyPath, *, equal: bool = True) -> None:
         """The number at `path` must not be above the one at `limit`, nor be it unless `equal`."""
@@ -80,15 +97,26 @@ class Crosscheck:
 
     def _refers(self, path: KeyPath, table: str) -> bool:
         """Whether the name at `path` is one of the table's. Not judged while one of those cannot be read."""
-        names = list(dict.fromkeys(section.name for section in self._named[table]))
+        names = self._names[table]
         if not (self._readable[table] and self._findings.sound(path)):
             return False
         name = self._at(path)
         if name not in names:
-            listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+            listed = ", ".join(list(names)[:_LISTED]) + (", …" if len(names) > _LISTED else "")
             expected = f"the name of one of the {table}" + (f": {listed}" if names else "; there are none")
             self._findings.add(path, quote(name), expected, nearest(name, names))
         return name in names
+
+    def _anonymous(self) -> None:
+        """Somebody must be able to use the server, and that anybody can who reaches it must have been said."""
+        server, here, host = self._config.server, ("server", "anonymous"), ("server", "host")
+        if self._config.keys or server.anonymous or not self._findings.sound(here, host, ("keys",)):
+            return
+        if server.anonymous is False:
+            self._findings.add(here, "false, and no [[keys]]", "true, or a key (`headgate key new` makes one)")
+        elif not is_loopback(server.host):
+            expected = f"true if all who reach {server.host} may use it, else a key (`headgate key new` makes one)"
+            self._findings.add(here, "nothing, and no [[keys]]", expected, beside=host)
 
     def _secret(self, path: KeyPath) -> None:
         reference = self._at(path)

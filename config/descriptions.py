@@ -8,11 +8,13 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
     schema.Config: {
         "server": "the public listener and the life of a request outside the stages",
         "stages": "the queue in front of each stage, and how much each does at once",
+        "admission": "who is served when more is asked for than can be done",
         "knowledge": "the process that owns the embedded store and the embedder",
         "logging": "what is logged, and how",
         "workers": "the model backends",
         "routes": "the virtual models that clients name in `model`",
         "collections": "the documents that routes answer from",
+        "keys": "the API keys, by their hashes (made by `headgate key new`)",
     },
     schema.ServerSection: {
         "host": "address to listen on; 0.0.0.0 or :: for all",
@@ -27,6 +29,8 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "idle_timeout_ms": "how long a kept-alive connection may be idle",
         "deadline_ms": "of requests whose route and headers set none",
         "max_deadline_ms": "the longest deadline that a request may ask for",
+        "anonymous": "take requests without a key; not set: where there are no keys and the host is loopback",
+        "anonymous_class": "the class of requests without a key",
         "hold_max_ms": "how long a stream's status line waits for the first delta",
         "keepalive_comment_ms": "between comment lines while a stream waits on after that",
         "drain_timeout_ms": "for open requests to finish at shutdown; then they are cancelled",
@@ -44,9 +48,21 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "concurrency": "retrievals at once",
     },
     schema.AssembleStage: {"concurrency": "threads for prompts too large for the event loop"},
-    schema.InferenceStage: {"concurrency": "backend calls at once"},
+    schema.InferenceStage: {
+        "capacity": "places in the queue in front of the stage",
+        "concurrency": "calls at once to each worker that sets none itself: a number, or adaptive (found by measuring)",
+        "max_concurrency": "what an adaptive limit never exceeds",
+    },
     schema.PostStage: {"concurrency": "answers being filtered at once"},
     schema.StreamStage: {"concurrency": "answers being written at once"},
+    schema.AdmissionSection: {
+        "wait_budget_ms": "estimated wait beyond which a request is refused; auto: half a second, or as long as a "
+        "typical answer takes where that is longer, at most ten; off: none",
+        "codel": "a queue that stands for an interval gets three tenths of the wait budget until it was empty",
+        "codel_interval_ms": "how long a queue may stand",
+        "fair": "serve by class, then key and session in turn; false: in order of arrival",
+        "head_gate": "refuse before a request's body is read what no route could admit",
+    },
     schema.WorkerSection: {
         "name": "what routes call it",
         "context_tokens": "the model's window: prompt and answer together",
@@ -55,6 +71,9 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "gap_timeout_ms": "between two deltas; longer: the call fails as stalled",
         "total_timeout_ms": "for the whole answer",
         "high_water_deltas": "a client this far behind stops the reading of its backend call",
+        "concurrency": "calls at once: a number, or adaptive; not set: as stages.inference says",
+        "requests_per_minute": "a quota on calls going out; further ones wait",
+        "tokens_per_minute": "a quota on tokens going out, estimated and then settled; further calls wait",
     },
     schema.EchoWorker: {
         "first_token_ms": "before the first token",
@@ -86,7 +105,17 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "max_match_chars": "text held back for a match that may still grow",
     },
     schema.MaxLengthFilter: {"chars": "the answer ends after so many, with finish_reason `length`"},
+    schema.FewerPassages: {
+        "passages": "retrieved at most, under pressure",
+        "pressure": "estimated wait, as a share of the wait allowed, from which on this applies",
+    },
+    schema.ShorterAnswer: {
+        "max_tokens": "of an answer at most, under pressure",
+        "pressure": "estimated wait, as a share of the wait allowed, from which on this applies",
+    },
     schema.RouteSection: {
+        "wait_budget_ms": "estimated wait beyond which a request is refused; not set: as admission says",
+        "degrade": "what a request gets less of under pressure, before any is refused",
         "name": "what clients send as `model`",
         "worker": "the name of a worker",
         "collection": "the name of a collection to answer from; not set: none",
@@ -102,6 +131,17 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "deadline_ms": "of requests whose headers set none; not set: the server's",
         "rename_model": "answers name the route as their model, not the backend's own name",
         "description": "a line about the route for people",
+    },
+    schema.KeySection: {
+        "name": "what logs and reports call it",
+        "hash": "of the key, as `headgate key new` printed it",
+        "routes": "the only ones that it may use; empty: all",
+        "class": "critical, high, normal or low: higher ones are served first; a request may ask for a lower one",
+        "weight": "of its share beside other keys of its class",
+        "requests_per_minute": "at most; further ones get 429",
+        "tokens_per_minute": "of prompts and answers at most, estimated and then settled; further requests get 429",
+        "concurrency": "requests at once; further ones get 429",
+        "revoked": "refuse it, and say so",
     },
     schema.CollectionSection: {
         "name": "what routes and `headgate ingest` call it",
@@ -122,10 +162,12 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "level": "the least serious that is logged",
         "format": "auto: console at a terminal, else json",
         "prompts": "log the text of prompts at debug level; false: never",
+        "refusals_per_s": "lines a second for each reason of refusal; more are counted and told once a second; 0: none",
     },
 }
 
 
 def description(section: type[Struct], key: str) -> str:
-    """Of the class itself or the nearest one that it inherits the key from."""
+    """Of the class itself or the nearest one that it inherits the key from; `key` as the file or as Python says it."""
+    key = key.removesuffix("_")
     return next(known[key] for base in section.__mro__ if key in (known := DESCRIPTIONS.get(base, {})))

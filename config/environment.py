@@ -8,7 +8,7 @@ from msgspec import inspect
 
 from config.findings import Findings
 from config.paths import PREFIX, KeyPath, nearest, variable
-from config.shape import bare, describe, elsewhere, keys, root, tag_field, variants
+from config.shape import bare, describe, elsewhere, keys, leaves, root, tag_field, variants
 
 
 class _Refused(Exception):
@@ -69,7 +69,7 @@ def _resolve(segments: list[str], tree: dict[str, Any]) -> tuple[KeyPath, inspec
     path: KeyPath = ()
     for segment in segments:
         kind = bare(info)[0]
-        if isinstance(kind, inspect.UnionType):
+        if isinstance(kind, inspect.UnionType) and not leaves(kind):
             kind = _variant(kind, raw)
         part, info = _step(kind, segment, raw, path)
         path = (*path, part)

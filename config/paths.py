@@ -51,9 +51,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def is_secret(path: KeyPath) -> bool:
-    """Whether the value at this path must not be repeated: references to secrets (a literal key may stand there by
-    mistake) and headers."""
-    return path[-1:] == ("api_key",) or "headers" in path
+    """Whether a value at this path that is not valid must not be repeated: references to secrets and hashes of keys (a
+    literal key may stand there by mistake) and headers."""
+    return path[-1:] in {("api_key",), ("hash",)} or "headers" in path
 
 
 def leaves(section: Struct, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

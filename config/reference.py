@@ -55,7 +55,7 @@ def json_schema() -> dict[str, Any]:
     schema = msgspec.json.schema(Config)
     for section in DESCRIPTIONS:
         properties = schema["$defs"].get(section.__name__, {}).get("properties", {})
-        for key in properties.keys() & set(section.__struct_fields__):
+        for key in properties.keys() & set(section.__struct_encode_fields__):
             properties[key]["description"] = description(section, key)
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Headgate configuration"}
     return {**title, **schema}

@@ -33,6 +33,8 @@ Url = Annotated[
     ),
 ]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Concurrency = Count | Literal["adaptive"]
+ClassName = Literal["critical", "high", "normal", "low"]  # in the order in which they are served
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +56,8 @@ class ServerSection(Section, frozen=True, kw_only=True):
     idle_timeout_ms: Milliseconds = 75_000
     deadline_ms: Milliseconds = 300_000  # for requests whose route and head say nothing
     max_deadline_ms: Milliseconds = 900_000
+    anonymous: bool | None = None  # requests without a key; None: where there are no keys and the host is loopback
+    anonymous_class: ClassName = "normal"
     hold_max_ms: Milliseconds = 15_000  # how long a stream's status line waits for the first delta
     keepalive_comment_ms: Milliseconds = 10_000  # between comment lines while a held stream waits on
     drain_timeout_ms: Milliseconds = 30_000
@@ -71,9 +75,12 @@ class AssembleStage(StageSection, frozen=True, kw_only=True):
     concurrency: Count = 4  # prompts too large for the event loop are rendered in this many threads
 
 
-class InferenceStage(StageSection, frozen=True, kw_only=True):
+class InferenceStage(Section, frozen=True, kw_only=True):
+    """`concurrency`: backend calls at once for each worker that says nothing else."""
+
     capacity: Count = 1024
-    concurrency: Count = 256  # backend calls at once
+    concurrency: Concurrency = "adaptive"
+    max_concurrency: Count = 256  # what an adaptive limit never exceeds
 
 
 class PostStage(StageSection, frozen=True, kw_only=True):
@@ -93,6 +100,16 @@ class StagesSection(Section, frozen=True, kw_only=True):
     stream: StreamStage = StreamStage()
 
 
+class AdmissionSection(Section, frozen=True, kw_only=True):
+    """Who is served when more is asked for than can be done."""
+
+    wait_budget_ms: Milliseconds | Literal["auto", "off"] = "auto"
+    codel: bool = True
+    codel_interval_ms: Milliseconds = 100
+    fair: bool = True  # by class, key and session; false: in order of arrival
+    head_gate: bool = True
+
+
 class WorkerSection(Section, tag_field="kind", frozen=True, kw_only=True):
     """What all kinds of workers have. `context_tokens` is the model's window: prompt and answer together."""
 
@@ -103,6 +120,9 @@ class WorkerSection(Section, tag_field="kind", frozen=True, kw_only=True):
     gap_timeout_ms: Milliseconds = 30_000
     total_timeout_ms: Milliseconds = 600_000
     high_water_deltas: Count = 64  # a client this far behind stops the reading of its backend call
+    concurrency: Concurrency | None = None  # None: as `stages.inference` says
+    requests_per_minute: Count | None = None  # a provider's own quota: calls beyond it wait
+    tokens_per_minute: Tokens | None = None
 
 
 class EchoWorker(WorkerSection, tag="echo", frozen=True, kw_only=True):
@@ -166,6 +186,23 @@ class MaxLengthFilter(Section, tag_field="kind", tag="max_length", frozen=True, 
 AnyFilter = StopFilter | RedactFilter | MaxLengthFilter
 
 
+class FewerPassages(Section, tag_field="kind", tag="fewer_passages", frozen=True, kw_only=True):
+    """From `pressure` on, a request gets no more than so many passages."""
+
+    passages: Annotated[int, Meta(ge=0, le=100)]
+    pressure: Share = 0.5  # estimated wait as a share of what is allowed
+
+
+class ShorterAnswer(Section, tag_field="kind", tag="shorter_answer", frozen=True, kw_only=True):
+    """From `pressure` on, an answer gets no longer than so many tokens."""
+
+    max_tokens: Count
+    pressure: Share = 0.5
+
+
+AnyDegrade = FewerPassages | ShorterAnswer
+
+
 class RouteSection(Section, frozen=True, kw_only=True):
     """A virtual model: what clients name in `model`."""
 
@@ -182,8 +219,29 @@ class RouteSection(Section, frozen=True, kw_only=True):
     template_timeout_ms: Milliseconds = 100
     filters: list[AnyFilter] = field(default_factory=list)
     deadline_ms: Milliseconds | None = None
+    wait_budget_ms: Milliseconds | None = None  # None: as `admission` says
+    degrade: Annotated[list[AnyDegrade], Meta(max_length=16)] = field(default_factory=list)
     rename_model: bool = False  # answers name the route as their model instead of the backend's own name
     description: str = ""
+
+
+class KeySection(Section, frozen=True, kw_only=True):
+    """An API key, of which only the hash is known here (`headgate key new` makes one)."""
+
+    name: Name
+    hash: Annotated[
+        str,
+        Meta(
+            pattern=r"^sha256:[0-9a-f]{64}(?!\n)$", description="sha256: and 64 hexadecimal digits, by headgate key new"
+        ),
+    ]
+    routes: list[Name] = field(default_factory=list)  # empty: all
+    class_: ClassName = field(default="normal", name="class")
+    weight: Annotated[float, Meta(ge=0.01, le=1000.0)] = 1.0  # of its share within its class
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Tokens | None = None  # prompt and answer together
+    concurrency: Count | None = None  # requests at once
+    revoked: bool = False
 
 
 class CollectionSection(Section, frozen=True, kw_only=True):
@@ -211,13 +269,16 @@ class LoggingSection(Section, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
     prompts: bool = False  # log the text of prompts at debug level; off: never
+    refusals_per_s: Annotated[int, Meta(ge=0, le=1_000_000)] = 10  # lines for each reason, in each shard
 
 
 class Config(Section, frozen=True, kw_only=True):
     server: ServerSection = ServerSection()
     stages: StagesSection = StagesSection()
+    admission: AdmissionSection = AdmissionSection()
     knowledge: KnowledgeSection = KnowledgeSection()
     logging: LoggingSection = LoggingSection()
     workers: Annotated[list[AnyWorker], Meta(min_length=1, max_length=1000)]
     routes: Annotated[list[RouteSection], Meta(min_length=1, max_length=1000)]
     collections: list[CollectionSection] = field(default_factory=list)
+    keys: Annotated[list[KeySection], Meta(max_length=100_000)] = field(default_factory=list)

@@ -49,6 +49,17 @@ def variants(info: inspect.UnionType) -> dict[str, inspect.StructType]:
     return {str(one.tag): one for one in info.types if isinstance(one, inspect.StructType)}
 
 
+def leaves(info: inspect.Type) -> tuple[Leaf, ...]:
+    """The plain values that may stand here, one type or a choice of several; empty for a table or an array."""
+    kind = bare(info)[0]
+    if isinstance(kind, Leaf):
+        return (kind,)
+    if not isinstance(kind, inspect.UnionType):
+        return ()
+    found = tuple(leaf for one in kind.types for leaf in leaves(one))
+    return found if len(found) == len(kind.types) else ()
+
+
 def keys(info: inspect.StructType) -> list[str]:
     tag = [info.tag_field] if info.tag_field else []
     return [*tag, *(field.encode_name for field in info.fields)]
@@ -112,6 +123,8 @@ def describe(info: inspect.Type) -> str:
     info, description = bare(info)
     if description:
         return description
+    if len(plain := leaves(info)) > 1:
+        return " or ".join(_describe_leaf(one) for one in plain)
     if isinstance(info, inspect.ListType):
         what = "tables" if isinstance(bare(info.item_type)[0], Table) else "texts"
         return f"an array of {_amount(info.min_length, info.max_length)} {what}".replace("  ", " ")
@@ -123,7 +136,8 @@ def _describe_leaf(info: Leaf) -> str:
         case inspect.BoolType():
             return "true or false"
         case inspect.LiteralType():
-            return "one of " + ", ".join(quote(str(one)) for one in info.values)
+            named = ", ".join(quote(str(one)) for one in info.values)
+            return named if len(info.values) == 1 else f"one of {named}"
         case inspect.IntType():
             return "a whole number" + _range(info)
         case inspect.FloatType():
@@ -184,8 +198,13 @@ def _literal(value: Any) -> str:
             return str(value)
 
 
+def suggested(value: Any, choice: tuple[Leaf, ...]) -> str:
+    """A valid value of one of these types that the given one probably means; empty when none is near."""
+    return next(filter(None, (suggestion(value, one) for one in choice)), "")
+
+
 def suggestion(value: Any, info: Leaf) -> str:
-    """A valid value that the given one probably means; empty when none is near."""
+    """The same for one type."""
     if isinstance(info, inspect.LiteralType):
         match = nearest(str(value), [str(one) for one in info.values])
         return quote(match) if match else ""

@@ -15,9 +15,10 @@ from config.shape import (
     elsewhere,
     fits,
     keys,
+    leaves,
     of,
     shown,
-    suggestion,
+    suggested,
     tag_field,
     variants,
 )
@@ -52,8 +53,8 @@ class _Walk:
     def visit(self, info: inspect.Type, raw: Any, path: KeyPath) -> Any:
         """The value at a key, or _BAD after its problem has been noted."""
         kind = bare(info)[0]
-        if isinstance(kind, Leaf):
-            return self._leaf(info, kind, raw, path)
+        if choice := leaves(kind):
+            return self._leaf(info, choice, raw, path)
         if isinstance(kind, inspect.ListType):
             return self._list(kind, raw, path)
         if not isinstance(raw, dict):
@@ -84,10 +85,10 @@ class _Walk:
             self._findings.add(here, "nothing", describe(field.type))
         return _blank(field.type) if field.required and value is _BAD else value
 
-    def _leaf(self, info: inspect.Type, kind: Leaf, raw: Any, path: KeyPath) -> Any:
-        if fits(raw, kind):
+    def _leaf(self, info: inspect.Type, choice: tuple[Leaf, ...], raw: Any, path: KeyPath) -> Any:
+        if any(fits(raw, kind) for kind in choice):
             return raw
-        return self._mismatch(info, raw, path, "" if is_secret(path) else suggestion(raw, kind))
+        return self._mismatch(info, raw, path, "" if is_secret(path) else suggested(raw, choice))
 
     def _list(self, info: inspect.ListType, raw: Any, path: KeyPath) -> Any:
         if not isinstance(raw, list):
@@ -124,7 +125,7 @@ class _Walk:
 def _blank(info: inspect.Type) -> Any:
     """Stands in for a required value that is missing or bad."""
     kind = bare(info)[0]
-    if isinstance(kind, inspect.UnionType):
+    if isinstance(kind, inspect.UnionType) and not leaves(kind):
         kind = common(kind)
     if isinstance(kind, inspect.StructType):
         return kind.cls(**{field.name: _blank(field.type) for field in kind.fields if field.required})

@@ -22,6 +22,7 @@ config_option = click.option(
 ELSEWHERE = {
     "bench": "benchmarks.load.command",
     "ingest": "pipeline.knowledge.command",
+    "key": "pipeline.keys",
     "serve": "pipeline.process.command",
 }
 

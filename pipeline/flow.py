@@ -1,7 +1,7 @@
 """The five stages and the queues between them, top to bottom."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from config.schema import RouteSection, StagesSection
@@ -10,18 +10,21 @@ from pipeline.core.outcomes import STAGES, Place
 from pipeline.core.ports import Hooks, Retriever
 from pipeline.core.queue import StageQueue
 from pipeline.core.ticket import Ticket
+from pipeline.policy.lane import Lane
+from pipeline.policy.lanes import LaneOrder
 from pipeline.stages.assemble import AssembleStage, Estimate, PromptPlan
 from pipeline.stages.base import Clock, Stage, Trace
 from pipeline.stages.filters import FilterFactory
-from pipeline.stages.inference import Backend, InferenceStage
+from pipeline.stages.inference import InferenceStage
 from pipeline.stages.post import PostStage
+from pipeline.stages.pump import Backend
 from pipeline.stages.rag import RagStage
 from pipeline.stages.stream import StreamStage
 
 
 class Flow:
-    """One shard's pipeline. `failed` gets an exception if a run loop ever ends by itself: the process must not go on
-    then."""
+    """One shard's pipeline. `lanes` are the workers', by name. `failed` gets an exception if a run loop ever ends by
+    itself: the process must not go on then."""
 
     def __init__(
         self,
@@ -33,18 +36,29 @@ class Flow:
         retriever: Retriever | None,
         plans: Mapping[str, PromptPlan],
         estimate: Estimate,
+        lanes: Sequence[Lane[AssembleOutput]],
         backends: Mapping[str, Backend],
         filters: Mapping[str, Sequence[FilterFactory]],
+        chance: Callable[[], float],
     ) -> None:
         rag: StageQueue[PromptRequest] = StageQueue(sections.rag.capacity)
         assemble: StageQueue[RagOutput] = StageQueue(sections.assemble.capacity)
-        inference: StageQueue[AssembleOutput] = StageQueue(sections.inference.capacity)
+        self.lanes = {lane.name: lane for lane in lanes}
+        order = LaneOrder(lanes, clock)
+        inference: StageQueue[AssembleOutput] = StageQueue(sections.inference.capacity, order)
         post: StageQueue[InferenceOutput] = StageQueue(sections.post.capacity)
         stream: StageQueue[PostOutput] = StageQueue(sections.stream.capacity)
         self.stream = StreamStage(stream, None, sections.stream.concurrency, clock)
         self.post = PostStage(post, self.stream, sections.post.concurrency, clock, filters=filters)
         self.inference = InferenceStage(
-            inference, self.post, sections.inference.concurrency, clock, ahead=stream, backends=backends, hooks=hooks
+            inference,
+            self.post,
+            clock,
+            order=order,
+            ahead=stream,
+            backends=backends,
+            hooks=hooks,
+            chance=chance,
         )
         self.assemble = AssembleStage(
             assemble, self.inference, sections.assemble.concurrency, clock, plans=plans, estimate=estimate
@@ -81,13 +95,16 @@ class Flow:
             self.stream.left()
         if ticket.place is not Place.INGRESS:
             queue = self.stages[ticket.place].inbox
-            if queue.waiting:
-                queue.withdraw(lambda message: message.request.ticket is ticket)
+            if ticket.waits and queue.waiting:
+                queue.drop(ticket)
         if ticket.held:
             for place in STAGES:
                 if ticket.held & (1 << place):
                     self.stages[place].inbox.release()
             ticket.held = 0
+        if ticket.flow is not None:  # last: what waits in the lane has been taken out
+            ticket.lane.leave(ticket.flow, ticket.priority, started=ticket.started)
+            ticket.flow = None
 
     async def stop(self) -> None:
         """Closes the queues and waits for the run loops to end. Requests must have ended before."""

@@ -1,25 +1,35 @@
 """The one door: every request, whatever dialect it came in, enters the flow through `Ingress` and ends in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 import msgspec
 
 from config.schema import RouteSection, ServerSection
-from pipeline.core.errors import DeadlineExceeded, HeadgateError, Overloaded, UnknownModel
-from pipeline.core.messages import PromptRequest
-from pipeline.core.outcomes import Place, Reason
+from pipeline.core.access import ANONYMOUS, Caller
+from pipeline.core.errors import DeadlineExceeded, Forbidden, HeadgateError, Overloaded, UnknownModel
+from pipeline.core.messages import AssembleOutput, PromptRequest
+from pipeline.core.outcomes import Place, Priority, Reason
 from pipeline.core.ports import Hooks, OutputSink
 from pipeline.core.queue import Put
 from pipeline.core.ticket import Ticket
 from pipeline.flow import Flow
-from pipeline.policy.admission import retry_after
+from pipeline.policy.access import Access
+from pipeline.policy.admission import RETRY_AFTER_MIN, jittered
+from pipeline.policy.degrade import Step, applied, reduced
+from pipeline.policy.lane import Asker, Decision, Lane, Verdict
 from workers.base import ChatMessage, Parameters
+
+_GATE_SECONDS = 1.0  # how long after a refusal the head gate looks at requests
+_BODY_SESSIONS_SECONDS = 60.0  # how long after a session that only its body named heads without one are not judged
+_EVERYTHING = "-"  # the one caller, where callers are not told apart
 
 
 class Prompt(msgspec.Struct, frozen=True, eq=False):
     """What a dialect decoded from a request. `timeout` and `gap_limit` are in seconds, None where the client set none.
 
     `body` is the client's body in the OpenAI chat dialect (else empty); `question` the newest user message's text.
+    `session_in_body` says that the request's head did not name the session.
     """
 
     model: str
@@ -31,6 +41,18 @@ class Prompt(msgspec.Struct, frozen=True, eq=False):
     timeout: float | None = None
     gap_limit: float | None = None
     body: bytes = b""
+    session_in_body: bool = False
+
+
+class Entrance(msgspec.Struct, frozen=True):
+    """What the door knows about a route: its worker's lane, its wait budget in seconds (None: the usual one), what its
+    requests get less of under pressure, and the tokens that an answer may take where a request sets no limit."""
+
+    section: RouteSection
+    lane: Lane[AssembleOutput]
+    wait_budget: float | None
+    steps: Sequence[Step]
+    answer_tokens: int
 
 
 class Ingress:
@@ -44,20 +66,31 @@ class Ingress:
     def __init__(
         self,
         flow: Flow,
-        routes: Mapping[str, RouteSection],
+        entrances: Mapping[str, Entrance],
         server: ServerSection,
         hooks: Hooks,
         clock: Callable[[], float],
+        *,
+        access: Access,
+        estimate: Callable[[str], int],
+        chance: Callable[[], float],
     ) -> None:
-        self.routes = routes
+        self.routes = {name: entrance.section for name, entrance in entrances.items()}
+        self.access = access
         self.draining = False
+        self.gate_closed = False  # somebody was refused lately: it is worth a look at a request's head
         self.tickets: set[Ticket] = set()  # open requests, each once
+        self._entrances = entrances
         self._flow = flow
         self._hooks = hooks
         self._clock = clock
+        self._estimate = estimate
+        self._chance = chance
         self._default_deadline = server.deadline_ms / 1000
         self._max_deadline = server.max_deadline_ms / 1000
         self._idle: Callable[[], None] | None = None
+        self._refused_at = -inf
+        self._body_session_at = -inf
 
     def open(self, request_id: str) -> Ticket:
         """A request arrived: from now on it has exactly one ending."""
@@ -92,6 +125,10 @@ class Ingress:
             section = self.route(ticket, prompt.model)
             self._enter(ticket, prompt, section, now)
         except HeadgateError as error:
+            if isinstance(error, Overloaded):
+                self._refused(now)
+                if ticket.lane is None:
+                    self._entrances[ticket.route].lane.refused(now)
             ticket.fail(error, now)
 
     def reject(self, ticket: Ticket, error: HeadgateError) -> None:
@@ -108,32 +145,133 @@ class Ingress:
         else:
             callback()
 
+    def gate(self, route: str | None, priority: Priority, session: str | None, caller: Caller) -> Overloaded | None:
+        """The refusal that any request with such a head would get now, whatever its body says; else None.
+
+        Without a `route` every route would have to refuse it. Nothing is changed.
+        """
+        now = self._clock()
+        if session is None and now - self._body_session_at > _BODY_SESSIONS_SECONDS:
+            session = ""
+        if route is None:
+            entrances = list(self._entrances.values())
+        else:
+            entrances = [entrance] if (entrance := self._entrances.get(route)) is not None else []
+        refusal: tuple[Entrance, Decision[AssembleOutput]] | None = None
+        for entrance in entrances:
+            decision = self._decide(entrance, self._asker(entrance.lane, caller, priority, session), inf, None, now)
+            if decision.verdict is not Verdict.REFUSE:
+                return None
+            if refusal is None or decision.wait < refusal[1].wait:
+                refusal = entrance, decision
+        return None if refusal is None else self._overloaded(refusal[0].lane, refusal[1].reason, now)
+
+    def count_gated(self, error: Overloaded, arrived: float, request_id: str = "") -> None:
+        """A request was refused by the head gate."""
+        now = self._clock()
+        self._refused(now)
+        self._hooks.after_gate(error, arrived, now, request_id)
+
     def _enter(self, ticket: Ticket, prompt: Prompt, section: RouteSection, now: float) -> None:
+        entrance = self._entrances[section.name]
+        caller = ticket.caller or ANONYMOUS
+        if caller.routes is not None and section.name not in caller.routes:
+            raise Forbidden(f"This API key may not use the model {section.name!r}", param="model")
         deadline = self._deadline(ticket, prompt, section)
         if now >= deadline:
             raise DeadlineExceeded("The deadline passed before the request was read")
         if self.draining:
-            raise self._overloaded(Place.INGRESS, Reason.DRAINING, now)
-        if not self._flow.inference.inbox.reserve():
-            raise self._overloaded(Place.INFERENCE, Reason.QUEUE_FULL, now)
+            raise self._overloaded(entrance.lane, Reason.DRAINING, now)
+        if prompt.session_in_body:
+            self._body_session_at = now
+        if caller.quota is not None:
+            self._charge(ticket, caller, prompt, entrance, now)
+        request = self._admit(ticket, prompt, entrance, deadline, now)
+        self._hooks.after_submit(request)
+        if self._flow.rag.offer(request, now) is not Put.ACCEPTED:
+            raise self._overloaded(entrance.lane, Reason.QUEUE_FULL, now, Place.RAG)
+
+    def _charge(self, ticket: Ticket, caller: Caller, prompt: Prompt, entrance: Entrance, now: float) -> None:
+        """Raises `RateLimited`."""
+        quota = caller.quota
+        if quota is None:
+            return
+        tokens = 0
+        if quota.counts_tokens:
+            tokens = sum([self._estimate(message.text) for message in prompt.messages])
+            tokens += prompt.parameters.max_tokens or entrance.answer_tokens
+        quota.admit(tokens, now)
+        ticket.charged = tokens
+
+    def _admit(self, ticket: Ticket, prompt: Prompt, entrance: Entrance, deadline: float, now: float) -> PromptRequest:
+        """Lets a request in, in another's place if need be. Raises `Overloaded`."""
+        lane, inbox = entrance.lane, self._flow.inference.inbox
+        asker = self._asker(lane, ticket.caller or ANONYMOUS, ticket.priority, prompt.session_id or "")
+        decision = None
+        if not lane.idle or entrance.steps or inbox.vacancies <= 0:
+            limit = prompt.parameters.max_tokens
+            decision = self._decide(entrance, asker, deadline - now, limit, now)
+            if decision.verdict is Verdict.REFUSE:
+                raise self._overloaded(lane, decision.reason, now)
+            if decision.victim is not None:
+                victim: Ticket = decision.victim.request.ticket
+                victim.fail(self._overloaded(lane, Reason.DISPLACED, now, Place.INFERENCE), now)
+        elif self.gate_closed and now - self._refused_at > _GATE_SECONDS:
+            self.gate_closed = False
+        ticket.priority = asker.priority
+        ticket.lane = lane
+        ticket.flow = lane.admit(asker)
+        inbox.hold()
         ticket.held |= 1 << Place.INFERENCE
         ticket.place = Place.RAG
-        request = PromptRequest(
+        return self._request(ticket, prompt, entrance, deadline, decision)
+
+    def _request(
+        self,
+        ticket: Ticket,
+        prompt: Prompt,
+        entrance: Entrance,
+        deadline: float,
+        decision: Decision[AssembleOutput] | None,
+    ) -> PromptRequest:
+        parameters, passages, shortened = prompt.parameters, None, False
+        if decision is not None and entrance.steps and decision.allowed > 0:
+            section = entrance.section
+            retrieved = 0 if section.collection is None else section.passages
+            less = applied(
+                reduced(entrance.steps, decision.wait / decision.allowed), retrieved, prompt.parameters.max_tokens
+            )
+            ticket.reduced = less.labels
+            passages = less.passages
+            if less.max_tokens is not None:
+                parameters, shortened = msgspec.structs.replace(parameters, max_tokens=less.max_tokens), True
+        return PromptRequest(
             ticket,
             ticket.request_id,
             prompt.session_id,
-            section.name,
+            entrance.section.name,
             prompt.messages,
             prompt.question,
-            prompt.parameters,
+            parameters,
             prompt.stream,
             deadline,
             prompt.gap_limit,
             prompt.body,
+            entrance.wait_budget,
+            passages,
+            shortened,
         )
-        self._hooks.after_submit(request)
-        if self._flow.rag.offer(request, now) is not Put.ACCEPTED:
-            raise self._overloaded(Place.RAG, Reason.QUEUE_FULL, now)
+
+    def _decide(
+        self, entrance: Entrance, asker: Asker, deadline: float, answer: int | None, now: float
+    ) -> Decision[AssembleOutput]:
+        full = self._flow.inference.inbox.vacancies <= 0
+        return entrance.lane.decide(asker, entrance.wait_budget, deadline, answer, now, full=full)
+
+    def _asker(self, lane: Lane[AssembleOutput], caller: Caller, priority: Priority, session: str | None) -> Asker:
+        if not lane.rules.fair:
+            return Asker(Priority.NORMAL, _EVERYTHING, 1.0, "")
+        return Asker(priority, caller.name, caller.weight, session)
 
     def _deadline(self, ticket: Ticket, prompt: Prompt, section: RouteSection) -> float:
         if prompt.timeout is not None:
@@ -144,17 +282,26 @@ class Ingress:
             seconds = self._default_deadline
         return ticket.arrived + min(seconds, self._max_deadline)
 
-    def _overloaded(self, place: Place, reason: Reason, now: float) -> Overloaded:
-        statistics = self._flow.inference.inbox.statistics(now)
-        wait = retry_after(statistics.depth, self._flow.inference.rate)
-        what = "is shutting down" if reason is Reason.DRAINING else "has no place left"
-        return Overloaded(f"The server {what}; try again later", place=place.label, reason=reason, retry_after=wait)
+    def _overloaded(
+        self, lane: Lane[AssembleOutput], reason: Reason, now: float, place: Place = Place.INGRESS
+    ) -> Overloaded:
+        wait = RETRY_AFTER_MIN if reason is Reason.DRAINING else lane.drain(now)
+        wait = jittered(wait, self._chance())
+        return Overloaded(
+            f"{_WHY_REFUSED[reason]}; try again later", place=place.label, reason=reason, retry_after=wait
+        )
+
+    def _refused(self, now: float) -> None:
+        self._refused_at = now
+        self.gate_closed = True
 
     def _ended(self, ticket: Ticket) -> None:
         self.tickets.discard(ticket)
         self._flow.give_back(ticket)
         self._hooks.after_end(ticket)
         ending = ticket.ending
+        if ticket.charged is not None:
+            self._settle(ticket, ticket.charged)
         sink, ticket.sink = ticket.sink, None  # which refers back to it: freed now, not when the collector comes round
         if sink is not None and ending is not None and ending.error is not None:
             sink.fail(ending.error)
@@ -162,7 +309,27 @@ class Ingress:
             callback, self._idle = self._idle, None
             callback()
 
+    def _settle(self, ticket: Ticket, charged: int) -> None:
+        """What a request that never reached a backend was charged is given back."""
+        if ticket.caller is None or ticket.caller.quota is None:
+            return
+        usage = ticket.usage
+        if usage is not None:
+            used: int | None = usage.prompt_tokens + usage.completion_tokens
+        else:
+            used = ticket.prompt_tokens + ticket.chunks if ticket.started else None
+        ticket.caller.quota.settle(charged, used, self._clock())
+
     def _names(self) -> str:
         names = sorted(self.routes)
         shown = ", ".join(names[:10])
         return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+_WHY_REFUSED = {
+    Reason.QUEUE_FULL: "The server has no place left",
+    Reason.DRAINING: "The server is shutting down",
+    Reason.WAIT_BUDGET: "The server is overloaded: the wait would be too long",
+    Reason.TOO_LATE: "The server is overloaded: the answer would come after the request's deadline",
+    Reason.DISPLACED: "The server is overloaded: a request with more right to it took this one's place",
+}

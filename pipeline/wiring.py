@@ -1,6 +1,7 @@
 """The composition root: the only place that builds concrete classes out of the configuration."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,16 +9,37 @@ from pathlib import Path
 
 import regex
 
+from config.access import anonymous_allowed
 from config.errors import ConfigError, Problem
-from config.schema import AnyFilter, AnyWorker, Config, MaxLengthFilter, RedactFilter, RouteSection, StopFilter
+from config.schema import (
+    AdmissionSection,
+    AnyDegrade,
+    AnyFilter,
+    AnyWorker,
+    Config,
+    FewerPassages,
+    InferenceStage,
+    MaxLengthFilter,
+    RedactFilter,
+    RouteSection,
+    ShorterAnswer,
+    StopFilter,
+)
 from config.secrets import resolve
-from pipeline.core.outcomes import Reason
+from pipeline.core.access import Caller
+from pipeline.core.messages import AssembleOutput
+from pipeline.core.outcomes import Priority, Reason
 from pipeline.core.ports import Hooks, Retriever
 from pipeline.flow import Flow
-from pipeline.ingress import Ingress
+from pipeline.ingress import Entrance, Ingress
+from pipeline.policy.access import Access, known_key
+from pipeline.policy.concurrency import AdaptiveLimit, ConcurrencyLimit, FixedLimit
+from pipeline.policy.degrade import Step
+from pipeline.policy.lane import Lane, Rules
+from pipeline.policy.limits import BURST_S, PERIOD_S, TokenBucket
 from pipeline.stages.assemble import PromptPlan
 from pipeline.stages.filters import FilterFactory, MaxLength, Redact, Stop
-from pipeline.stages.inference import Backend
+from pipeline.stages.pump import Backend
 from pipeline.stages.limits import CallLimits
 from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate, TemplateFailed, TemplateRefused
 from workers import registry
@@ -25,6 +47,8 @@ from workers.base import ModelWorker, Passage
 from workers.tokens import estimate
 
 Clock = Callable[[], float]
+
+SEED = 1  # the same arrivals and the same configuration make the same decisions
 
 
 class Pipeline:
@@ -86,18 +110,37 @@ async def build(
         retriever = _retriever(config)
     routes = {route.name: route for route in config.routes}
     sections = {section.name: section for section in config.workers}
+    now = clock()
+    lanes = {worker.name: _lane(worker, config.stages.inference, config.admission, now) for worker in config.workers}
+    chance = random.Random(SEED).random  # noqa: S311 - spreads callers who come back, guards nothing
     flow = Flow(
         config.stages,
         clock,
         hooks,
         routes=routes,
+        lanes=list(lanes.values()),
+        chance=chance,
         retriever=retriever,
         plans=plans,
         estimate=estimate,
         backends={r.name: _backend(sections[r.worker], built[r.worker]) for r in config.routes},
         filters={r.name: [_filter(f) for f in r.filters] for r in config.routes},
     )
-    return Pipeline(flow, Ingress(flow, routes, config.server, hooks, clock), built, retriever)
+    entrances = {
+        route.name: _entrance(route, sections[route.worker], lanes[route.worker], config.admission)
+        for route in config.routes
+    }
+    ingress = Ingress(
+        flow,
+        entrances,
+        config.server,
+        hooks,
+        clock,
+        access=_access(config, now),
+        estimate=estimate,
+        chance=chance,
+    )
+    return Pipeline(flow, ingress, built, retriever)
 
 
 def check_templates(config: Config) -> None:
@@ -163,6 +206,74 @@ def _backend(section: AnyWorker, worker: ModelWorker) -> Backend:
         section.first_delta_timeout_ms / 1000, section.gap_timeout_ms / 1000, section.total_timeout_ms / 1000
     )
     return Backend(section.name, worker, limits, section.high_water_deltas)
+
+
+def _lane(
+    worker: AnyWorker, inference: InferenceStage, admission: AdmissionSection, now: float
+) -> Lane[AssembleOutput]:
+    concurrency = inference.concurrency if worker.concurrency is None else worker.concurrency
+    limit: ConcurrencyLimit = (
+        AdaptiveLimit(inference.max_concurrency) if concurrency == "adaptive" else FixedLimit(concurrency)
+    )
+    rules = Rules(
+        wait_budget=admission.wait_budget_ms != "off",
+        codel_interval=admission.codel_interval_ms / 1000 if admission.codel else None,
+        fair=admission.fair,
+    )
+    return Lane(
+        worker.name,
+        limit,
+        rules,
+        requests=_quota(worker.requests_per_minute, now),
+        tokens=_quota(worker.tokens_per_minute, now),
+    )
+
+
+def _quota(per_minute: int | None, now: float) -> TokenBucket | None:
+    if per_minute is None:
+        return None
+    return TokenBucket(per_minute / PERIOD_S, max(1.0, per_minute * BURST_S / PERIOD_S), now)
+
+
+def _entrance(
+    route: RouteSection, worker: AnyWorker, lane: Lane[AssembleOutput], admission: AdmissionSection
+) -> Entrance:
+    budget = admission.wait_budget_ms if route.wait_budget_ms is None else route.wait_budget_ms
+    return Entrance(
+        route,
+        lane,
+        None if isinstance(budget, str) else budget / 1000,
+        [_step(step) for step in route.degrade],
+        worker.answer_tokens,
+    )
+
+
+def _step(section: AnyDegrade) -> Step:
+    match section:
+        case FewerPassages(passages=passages, pressure=pressure):
+            return Step(pressure, passages=passages)
+        case ShorterAnswer(max_tokens=max_tokens, pressure=pressure):
+            return Step(pressure, max_tokens=max_tokens)
+
+
+def _access(config: Config, now: float) -> Access:
+    keys = [
+        known_key(
+            key.name,
+            key.hash,
+            class_name=key.class_,
+            routes=key.routes,
+            weight=key.weight,
+            requests_per_minute=key.requests_per_minute,
+            tokens_per_minute=key.tokens_per_minute,
+            concurrency=key.concurrency,
+            revoked=key.revoked,
+            now=now,
+        )
+        for key in config.keys
+    ]
+    anonymous = Caller("-", Priority[config.server.anonymous_class.upper()])
+    return Access(keys, anonymous if anonymous_allowed(config) else None)
 
 
 def _filter(section: AnyFilter) -> FilterFactory:

@@ -10,6 +10,7 @@ import msgspec
 
 from config.schema import Config
 from pipeline.adapters.sinks.memory import MemorySink
+from pipeline.core.outcomes import Priority
 from pipeline.core.ports import Hooks, Retriever
 from pipeline.core.ticket import Ticket
 from pipeline.ingress import Prompt
@@ -55,6 +56,8 @@ async def running(
     ticking = asyncio.create_task(_tick(pipeline))
     try:
         yield pipeline, books
+        await asyncio.sleep(0)  # calls that have just ended
+        await asyncio.sleep(0)
         assert_nothing_held(pipeline)
     finally:
         ticking.cancel()
@@ -71,6 +74,10 @@ def assert_nothing_held(pipeline: Pipeline) -> None:
     for stage in pipeline.flow.stages:
         statistics = stage.inbox.statistics(0.0)
         assert (statistics.depth, statistics.reserved) == (0, 0), stage.place
+    for lane in pipeline.flow.lanes.values():
+        assert lane.waiting == [0] * len(Priority), lane.name
+        assert lane.inflight == 0, lane.name
+        assert not any(queue.callers or queue.active for queue in lane.queue._classes), lane.name
 
 
 def prompt(text: str = "hello there", *, model: str = "echo", stream: bool = True, **fields: Any) -> Prompt:

@@ -51,7 +51,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, eq=False):
 
     `model` is the name the client asked for. `body` is the client's request body when it spoke the OpenAI chat dialect
     (else empty): a worker of that dialect passes every field of it on, except those it must set itself. `rewritten` is
-    true when `messages` differ from those in `body`. With `stream` false the worker may yield the whole answer at once.
+    true when `messages` differ from those in `body`, `shortened` when `parameters.max_tokens` is lower than the limit
+    there. With `stream` false the worker may yield the whole answer at once.
     """
 
     request_id: str
@@ -63,6 +64,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, eq=False):
     passages: tuple[Passage, ...] = ()
     body: bytes = b""
     rewritten: bool = True
+    shortened: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from workers.sse import EventDecoder
 MAX_EVENT = 16 << 20  # bytes of one event of a stream
 _DONE = b"[DONE]"
 _MAX_CHOICES = 1024
+_LIMITS = ("max_completion_tokens", "max_tokens")  # of an answer: the name that is used now, and the older one
 _PLAIN = frozenset({"role", "content"})  # fields of a delta or message that carry nothing but text
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -54,6 +55,8 @@ def encode_request(request: GenerationRequest, *, model: str | None, ask_usage: 
         fields["stream"] = request.stream
         if request.stream and ask_usage:
             fields["stream_options"] = _asking_usage(fields.get("stream_options"))
+        if request.shortened and request.body:
+            _shorten(fields, request.parameters.max_tokens)
     except _UNDECODABLE as error:
         raise WorkerError(WorkerErrorKind.REFUSED, "the request's body is not a JSON object") from error
     return msgspec.json.encode(fields)
@@ -69,6 +72,19 @@ def _fields(parameters: Parameters) -> dict[str, Any]:
         "seed": parameters.seed,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _shorten(fields: dict[str, Any], limit: int | None) -> None:
+    """Lowers the limits of the client's body to `limit`, each under the name that the client gave it; where it set
+    none, a name that it mentions is preferred: a backend may know one of the two only."""
+    mentioned = [name for name in _LIMITS if name in fields]
+    given = [name for name in mentioned if bytes(fields[name]) != b"null"]
+    for name in given:
+        value = msgspec.json.decode(fields[name])
+        if limit is not None and not (isinstance(value, int | float) and value <= limit):
+            fields[name] = limit
+    if not given and limit is not None:
+        fields[mentioned[0] if mentioned else "max_tokens"] = limit
 
 
 def _message(message: ChatMessage) -> Any:

@@ -6,7 +6,10 @@ HeadgateError
 │   ├── TooLarge             body over the limit (413)
 │   ├── ContextLength        system message and newest turn alone exceed the model's budget (400)
 │   ├── SlowClient           head or body did not arrive in time (408)
-│   └── BackendRefused       the backend says that the request is at fault (400)
+│   ├── BackendRefused       the backend says that the request is at fault (400)
+│   ├── Unauthorized         no API key, or none that is known (401)
+│   ├── Forbidden            the key may not use this route (403)
+│   └── RateLimited          the key's own limit is reached (429)
 ├── Overloaded               shed: no place left, or draining (503)
 ├── DeadlineExceeded         the deadline passed (504)
 ├── Cancelled                the client left, or the process stops (503)
@@ -32,7 +35,7 @@ class HeadgateError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    type: ClassVar[str] = "server_error"
+    type: str = "server_error"
     retry: ClassVar[bool | None] = None
     reason: str = "stage_error"
     place: str | None = None
@@ -79,6 +82,35 @@ class BackendRefused(InvalidRequest):
     code = "backend_refused"
     reason = "backend_refused"
     place = "inference"
+
+
+class Unauthorized(InvalidRequest):
+    """Never says more about a key than that it is not known or has been revoked."""
+
+    status = 401
+    code = "invalid_api_key"
+    reason = "unauthorized"
+    place = "ingress"
+
+
+class Forbidden(InvalidRequest):
+    status = 403
+    code = "permission_denied"
+    reason = "forbidden"
+    place = "ingress"
+
+
+class RateLimited(HeadgateError):
+    """`reason` is `request_limit`, `token_limit` or `concurrency_limit`. Official clients come back by themselves."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    place = "ingress"
+
+    def __init__(self, message: str, *, reason: str, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+        self.type = "tokens" if reason == "token_limit" else "requests"
 
 
 class Overloaded(HeadgateError):

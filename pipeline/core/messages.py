@@ -18,7 +18,9 @@ class PromptRequest(msgspec.Struct, frozen=True, eq=False):
 
     `question` is the text of the newest user message. `deadline` is a time on the flow's clock; `gap_limit` bounds
     the wait for the first delta and between deltas, in seconds, where the client set one. `body` is the client's body
-    in the OpenAI chat dialect, else empty.
+    in the OpenAI chat dialect, else empty. `wait_budget` is its route's, in seconds, None for the usual one. Under load
+    a request may be given less: `most_passages` where that is fewer than its route retrieves, and `shortened` says that
+    `parameters.max_tokens` is lower than what the client asked for in `body`.
     """
 
     ticket: Ticket
@@ -32,6 +34,9 @@ class PromptRequest(msgspec.Struct, frozen=True, eq=False):
     deadline: float
     gap_limit: float | None = None
     body: bytes = b""
+    wait_budget: float | None = None
+    most_passages: int | None = None
+    shortened: bool = False
 
     @property
     def request(self) -> "PromptRequest":

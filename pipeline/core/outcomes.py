@@ -34,6 +34,19 @@ class Place(enum.IntEnum):
         return self.name.lower()
 
 
+class Priority(enum.IntEnum):
+    """The class of a request: lower numbers are served first."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
 STAGES = (Place.RAG, Place.ASSEMBLE, Place.INFERENCE, Place.POST, Place.STREAM)
 
 
@@ -44,6 +57,11 @@ class Reason(enum.StrEnum):
     # shed
     QUEUE_FULL = "queue_full"
     DRAINING = "draining"
+    WAIT_BUDGET = "wait_budget"  # at the door: it would have to wait longer than its route allows
+    TOO_LATE = "too_late"  # at the door, or before inference: it could not be served within its deadline
+    DISPLACED = "displaced"  # it waited, and its place went to a request with more right to it
+    STANDING_QUEUE = "standing_queue"  # CoDel: it waited in a queue that had not been short for too long
+    OVERDUE = "overdue"  # it waited longer than its route allows
     # rejected
     INVALID = "invalid"
     UNKNOWN_MODEL = "unknown_model"
@@ -51,6 +69,11 @@ class Reason(enum.StrEnum):
     CONTEXT_LENGTH = "context_length"
     SLOW_CLIENT = "slow_client"
     BACKEND_REFUSED = "backend_refused"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    REQUEST_LIMIT = "request_limit"
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - tokens of a language model
+    CONCURRENCY_LIMIT = "concurrency_limit"
     # expired
     DEADLINE = "deadline"
     # cancelled
@@ -73,7 +96,15 @@ class Reason(enum.StrEnum):
 
 _OUTCOMES: dict[Outcome, tuple[Reason, ...]] = {
     Outcome.COMPLETED: (Reason.DONE,),
-    Outcome.SHED: (Reason.QUEUE_FULL, Reason.DRAINING),
+    Outcome.SHED: (
+        Reason.QUEUE_FULL,
+        Reason.DRAINING,
+        Reason.WAIT_BUDGET,
+        Reason.TOO_LATE,
+        Reason.DISPLACED,
+        Reason.STANDING_QUEUE,
+        Reason.OVERDUE,
+    ),
     Outcome.REJECTED: (
         Reason.INVALID,
         Reason.UNKNOWN_MODEL,
@@ -81,6 +112,11 @@ _OUTCOMES: dict[Outcome, tuple[Reason, ...]] = {
         Reason.CONTEXT_LENGTH,
         Reason.SLOW_CLIENT,
         Reason.BACKEND_REFUSED,
+        Reason.UNAUTHORIZED,
+        Reason.FORBIDDEN,
+        Reason.REQUEST_LIMIT,
+        Reason.TOKEN_LIMIT,
+        Reason.CONCURRENCY_LIMIT,
     ),
     Outcome.EXPIRED: (Reason.DEADLINE,),
     Outcome.CANCELLED: (Reason.CLIENT_GONE, Reason.SHUTDOWN),

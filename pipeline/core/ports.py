@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from pipeline.core.errors import HeadgateError
+from pipeline.core.errors import HeadgateError, Overloaded
 from pipeline.core.messages import PostOutput, PromptRequest
 from pipeline.core.ticket import Ticket
 from workers.base import Delta, Passage, Usage
@@ -116,6 +116,9 @@ class Hooks:
     def after_end(self, ticket: Ticket) -> None:
         """The request ended; the ticket holds everything known about it. A ticket whose `route` is still '-' was never
         routed: it counts as offered now."""
+
+    def after_gate(self, error: Overloaded, arrived: float, now: float, request_id: str = "") -> None:
+        """The head gate refused a request: it counts as offered and shed, under no route."""
 
     def after_deltas(self, ticket: Ticket) -> None:
         """A worker has delivered so many deltas since the last time that `ticket.gaps` should be emptied."""

@@ -4,9 +4,10 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
+Entry = tuple[float, T]  # an item with the time it was put
 
 
 class Put(enum.Enum):
@@ -30,8 +31,62 @@ class QueueStatistics(NamedTuple):
     shed: int
 
 
+class Order(Protocol[T]):
+    """The discipline of a queue: what waits, and what of it comes next."""
+
+    def __len__(self) -> int: ...
+
+    def append(self, entry: Entry[T], /) -> None: ...
+
+    def take(self, limit: int) -> list[Entry[T]]:
+        """Removes and returns up to `limit` entries, the next ones first; perhaps none although some wait."""
+        ...
+
+    def withdraw(self, match: Callable[[T], bool]) -> list[T]:
+        """Removes and returns all items that `match`."""
+        ...
+
+    def drop(self, ticket: Any) -> bool:
+        """Removes the item that belongs to the request of `ticket`; False when none does."""
+        ...
+
+    def oldest(self) -> float | None:
+        """When the item that waits longest was put; None where nothing waits."""
+        ...
+
+
+class Fifo(deque[Entry[T]]):
+    """First in, first out."""
+
+    def take(self, limit: int) -> list[Entry[T]]:
+        if len(self) <= limit:
+            entries = list(self)
+            self.clear()
+            return entries
+        return [self.popleft() for _ in range(limit)]
+
+    def withdraw(self, match: Callable[[T], bool]) -> list[T]:
+        out = [item for _, item in self if match(item)]
+        if out:
+            kept = [entry for entry in self if not match(entry[1])]
+            self.clear()
+            self.extend(kept)
+        return out
+
+    def drop(self, ticket: Any) -> bool:
+        for index, (_, item) in enumerate(self):
+            if item.request.ticket is ticket:  # type: ignore[attr-defined] # the items of the flow are messages
+                del self[index]
+                return True
+        return False
+
+    def oldest(self) -> float | None:
+        return self[0][0] if self else None
+
+
 class StageQueue(Generic[T]):
-    """A bounded FIFO in front of a stage: many producers that never wait, one consumer that does.
+    """A bounded queue in front of a stage: many producers that never wait, one consumer that does. `order` is its
+    discipline, first in first out where none is given.
 
     Places are either held by waiting items or *reserved*: whoever holds a reservation is sure that its later `try_put`
     is accepted. depth + reserved never exceeds capacity. Times come from the caller's clock.
@@ -51,7 +106,7 @@ class StageQueue(Generic[T]):
         "waiting",
     )
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, order: Order[T] | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"a queue needs a capacity of at least 1, not {capacity}")
         self.capacity = capacity
@@ -59,7 +114,7 @@ class StageQueue(Generic[T]):
         self.offered = 0
         self.taken = 0
         self.shed = 0
-        self.waiting: deque[tuple[float, T]] = deque()  # to be looked at only: each with the time it was put
+        self.waiting: Order[T] = Fifo() if order is None else order  # to be looked at only
         self._loop: asyncio.AbstractEventLoop | None = None
         self._taker: asyncio.Future[None] | None = None
         self._vacancy: Callable[[], None] | None = None
@@ -129,7 +184,7 @@ class StageQueue(Generic[T]):
         return Put.ACCEPTED
 
     async def take(self, limit: int) -> list[tuple[float, T]]:
-        """Up to `limit` oldest items, each with the time it was put; waits while there is none.
+        """Up to `limit` items, the next ones first, each with the time it was put; waits while there is none.
 
         An empty list means closed and drained. Safe to cancel: nothing is lost. One consumer at a time.
         """
@@ -147,26 +202,25 @@ class StageQueue(Generic[T]):
 
     def take_ready(self, limit: int) -> list[tuple[float, T]]:
         """`take` of what is there."""
-        ring = self.waiting
-        if len(ring) <= limit:
-            items = list(ring)
-            ring.clear()
-        else:
-            items = [ring.popleft() for _ in range(limit)]
+        items = self.waiting.take(limit)
+        if not items:
+            return items
         self.taken += len(items)
         if self._vacancy is not None:
             self._vacated()
         return items
 
     def withdraw(self, match: Callable[[T], bool]) -> list[T]:
-        """Removes and returns the waiting items that `match`, oldest first: their requests have ended elsewhere."""
-        out = [item for _, item in self.waiting if match(item)]
+        """Removes and returns the waiting items that `match`: their requests have ended elsewhere."""
+        out = self.waiting.withdraw(match)
         if out:
-            kept = [entry for entry in self.waiting if not match(entry[1])]
-            self.waiting.clear()
-            self.waiting.extend(kept)
             self._vacated()
         return out
+
+    def drop(self, ticket: Any) -> None:
+        """Removes what waits for the request of `ticket`, if anything does: it has ended elsewhere."""
+        if self.waiting.drop(ticket):
+            self._vacated()
 
     def close(self) -> None:
         """No more puts. What waits can still be taken; then `take` returns an empty list."""
@@ -175,7 +229,8 @@ class StageQueue(Generic[T]):
             self._taker.set_result(None)
 
     def statistics(self, now: float) -> QueueStatistics:
-        oldest = now - self.waiting[0][0] if self.waiting else 0.0
+        since = self.waiting.oldest()
+        oldest = 0.0 if since is None else now - since
         return QueueStatistics(
             len(self.waiting), self.capacity, self.reserved, oldest, self.offered, self.taken, self.shed
         )

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import Cancelled, HeadgateError
-from pipeline.core.outcomes import STAGES, Ending, Place, Reason
+from pipeline.core.outcomes import STAGES, Ending, Place, Priority, Reason
 
 if TYPE_CHECKING:
+    from pipeline.core.access import Caller
     from pipeline.core.messages import Cut
     from pipeline.core.ports import OutputSink
     from workers.base import Usage
@@ -30,6 +31,8 @@ class Ticket:
     __slots__ = (
         "_on_end",
         "arrived",
+        "caller",
+        "charged",
         "chunks",
         "counted",
         "cut",
@@ -38,11 +41,15 @@ class Ticket:
         "ending",
         "filtered",
         "first_delta",
+        "flow",
         "gaps",
         "held",
+        "lane",
         "passages",
         "place",
+        "priority",
         "prompt_tokens",
+        "reduced",
         "request_id",
         "route",
         "service",
@@ -50,6 +57,7 @@ class Ticket:
         "since",
         "sink",
         "sojourn",
+        "started",
         "stream",
         "streaming",
         "tasks",
@@ -63,6 +71,13 @@ class Ticket:
         self.arrived = arrived
         self.session_id: str | None = None
         self.route = "-"  # until the door knows it
+        self.caller: Caller | None = None  # whose key it came with, once the door knows
+        self.charged: int | None = None  # tokens that its caller's quota was charged, with a request
+        self.priority = Priority.NORMAL
+        self.reduced: tuple[str, ...] = ()  # what it gets less of because of the load, as "passages=2"
+        self.lane: Any = None  # the `pipeline.policy.lane.Lane` that let it in
+        self.flow: Any = None  # its session's `pipeline.policy.fair.Flow` in that lane
+        self.started = False  # its inference has begun
         self.worker = "-"  # until Inference chose it
         self.stream = False
         self.sink: OutputSink | None = None

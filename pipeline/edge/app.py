@@ -15,6 +15,7 @@ from pipeline.edge.body import BodyReader
 from pipeline.edge.call import Edge
 from pipeline.edge.dispatch import Dispatcher, Handler
 from pipeline.edge.exchange import Exchange
+from pipeline.edge.gate import HeadGate
 from pipeline.edge.native import PromptDialect
 from pipeline.edge.openai import ChatDialect
 from pipeline.edge.openapi import describe
@@ -24,22 +25,35 @@ from pipeline.ingress import Ingress
 
 FIRST_REQUEST_GRACE_S = 0.25  # at drain, for connections that were made just before
 STOP_GRACE_S = 1.0  # for the last answers to be written
+CHAT = "/v1/chat/completions"
+PROMPTS = "/v1/prompts"
+PROMPT_PATHS = (CHAT, PROMPTS)
 
 
 class EdgeServer:
-    """Serves HTTP in front of an ingress; to be made on its event loop. `shard` is shown in every answer.
+    """Serves HTTP in front of an ingress; to be made on its event loop. `shard` is shown in every answer; without
+    `head_gate` every request is read before it is refused.
 
     start → stop_accepting → drain → stop; the latter three may be called in any state and more than once.
     """
 
-    def __init__(self, ingress: Ingress, server: ServerSection, operations: Operations, *, shard: int = 0) -> None:
+    def __init__(
+        self,
+        ingress: Ingress,
+        server: ServerSection,
+        operations: Operations,
+        *,
+        shard: int = 0,
+        head_gate: bool = True,
+    ) -> None:
         self._ingress = ingress
         self._edge = Edge(server, asyncio.get_running_loop())
         self._limits = Limits(server)
         self._bodies = BodyReader(server)
         self._new_id = head.request_ids()
         handlers = _handlers(ingress, operations, self._bodies)
-        self._http = ConnectionServer(Dispatcher(self._edge, handlers, self._new_id, shard=shard), self._limits)
+        gate = HeadGate(ingress, server, PROMPT_PATHS, self._new_id, shard=shard) if head_gate else None
+        self._http = ConnectionServer(Dispatcher(self._edge, handlers, self._new_id, shard=shard), self._limits, gate)
         self._listener: asyncio.Server | None = None
         self._backlog: socket.socket | None = None
         self._arriving: set[asyncio.Task[object]] = set()
@@ -116,10 +130,10 @@ class EdgeServer:
 def _handlers(ingress: Ingress, operations: Operations, bodies: BodyReader) -> dict[tuple[str, str], Handler]:
     routes = ingress.routes
     exchange = Exchange(ingress, bodies)
-    others = OperationsHandlers(operations, routes, describe())
+    others = OperationsHandlers(operations, ingress, describe())
     return {
-        ("POST", "/v1/chat/completions"): partial(exchange.handle, dialect=ChatDialect(routes)),
-        ("POST", "/v1/prompts"): partial(exchange.handle, dialect=PromptDialect(routes)),
+        ("POST", CHAT): partial(exchange.handle, dialect=ChatDialect(routes)),
+        ("POST", PROMPTS): partial(exchange.handle, dialect=PromptDialect(routes)),
         ("GET", "/v1/models"): others.models,
         ("GET", "/v1/models/"): others.model,
         ("GET", "/healthz"): others.health,

@@ -21,7 +21,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from pipeline.core.errors import HeadgateError, InvalidRequest, Overloaded
+from pipeline.core.errors import HeadgateError, InvalidRequest, Overloaded, Unauthorized
 
 
 class MalformedHttp(InvalidRequest):
@@ -102,7 +102,8 @@ def error_json(error: HeadgateError) -> bytes:
 
 
 def error_fields(error: HeadgateError) -> str:
-    """Header lines: when to come back, if ever; for a shed request where and why; for a wrong method which are right.
+    """Header lines: when to come back, if ever; for a shed request where and why; without a valid key, how one is sent;
+    for a wrong method, which are right.
 
     `retry-after-ms` and `x-should-retry` are what the official clients read.
     """
@@ -114,6 +115,8 @@ def error_fields(error: HeadgateError) -> str:
         fields += f"x-should-retry: {'true' if error.retry else 'false'}\r\n"
     if isinstance(error, Overloaded):
         fields += f"X-Headgate-Shed-Stage: {error.place}\r\nX-Headgate-Shed-Reason: {error.reason}\r\n"
+    elif isinstance(error, Unauthorized):
+        fields += 'WWW-Authenticate: Bearer realm="headgate"\r\n'
     elif isinstance(error, WrongMethod):
         fields += f"Allow: {', '.join(error.allowed)}\r\n"
     return fields

@@ -9,6 +9,7 @@ from aiohttp import web
 from pipeline.core.errors import HeadgateError, StageFailed
 from pipeline.core.outcomes import Reason
 from pipeline.core.ticket import Ticket
+from pipeline.edge import head
 from pipeline.edge.body import BodyReader
 from pipeline.edge.call import Call
 from pipeline.edge.replies import refusal
@@ -29,8 +30,11 @@ class Exchange:
 
     async def handle(self, call: Call, dialect: Dialect) -> web.StreamResponse:
         ingress = self._ingress
-        ticket = ingress.open(call.request_id)
+        ticket = call.ticket = ingress.open(call.request_id)
+        headers = call.request.headers
         try:
+            ticket.caller = ingress.access.caller(head.presented_key(headers))
+            ticket.priority = ingress.access.lowered(ticket.caller, head.asked_class(headers))
             body = await self._bodies.read(call.request)
             if ticket.ending is not None and ticket.ending.error is not None:  # meanwhile: the server stops
                 return refusal(call, ticket.ending.error)

@@ -1,4 +1,4 @@
-"""What a request's head says: ids, session, deadline."""
+"""What a request's head says: ids, session, deadline, key, class."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from msgspec import Meta
-from multidict import istr
+from multidict import MultiMapping, istr
 
 from pipeline.core.errors import InvalidRequest
 
@@ -17,6 +17,9 @@ SESSION_ID = istr("X-Session-Id")
 TIMEOUT = istr("X-Request-Timeout-Ms")
 CLIENT_READ_TIMEOUT = istr("x-stainless-read-timeout")
 TRACEPARENT = istr("traceparent")
+AUTHORIZATION = istr("Authorization")
+API_KEY = istr("x-api-key")
+CLASS = istr("X-Headgate-Class")
 
 TIMEOUT_MAX_MS = 86_400_000
 SESSION_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"  # Python's $ would let a newline at the end pass
@@ -25,6 +28,7 @@ TimeoutMs = Annotated[int, Meta(ge=1, le=TIMEOUT_MAX_MS)]
 
 _is_request_id = re.compile(r"[!-~]{1,128}").fullmatch
 _is_traceparent = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_bearer = re.compile(r"bearer +(.*)", re.IGNORECASE).fullmatch
 _is_session_id = re.compile(r"[ -~]{0,256}").fullmatch
 
 
@@ -56,9 +60,26 @@ def session_id(headers: Mapping[str, str]) -> str | None:
     return given or None
 
 
-def timeout(headers: Mapping[str, str]) -> float | None:
+def presented_key(headers: MultiMapping[str]) -> str | None:
+    """What a client presents as its API key: of `Authorization: Bearer KEY`, else of `x-api-key`; None without either.
+
+    Unchecked, and no key at all where the scheme is another one or a header comes twice.
+    """
+    given = _value(headers, AUTHORIZATION)
+    if given is None:
+        return _value(headers, API_KEY)
+    bearer = _bearer(given)
+    return bearer[1] if bearer else ""
+
+
+def asked_class(headers: MultiMapping[str]) -> str | None:
+    """The class that a client asks for, unchecked."""
+    return _value(headers, CLASS)
+
+
+def timeout(headers: MultiMapping[str]) -> float | None:
     """The client's own deadline in seconds. Raises `InvalidRequest` unless it is a positive number of milliseconds."""
-    given = headers.get(TIMEOUT)
+    given = _value(headers, TIMEOUT)
     if given is None:
         return None
     milliseconds = int(given) if given.isascii() and given.isdigit() and len(given) <= 12 else 0
@@ -80,3 +101,13 @@ def gap_limit(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+def _value(headers: MultiMapping[str], name: istr) -> str | None:
+    """A header's value; of several lines the values joined with commas, as RFC 9110, 5.3 reads them, which is no valid
+    value of those that are read so."""
+    given = headers.get(name)
+    if given is None:
+        return None
+    lines = headers.getall(name)
+    return given if len(lines) == 1 else ", ".join(lines)

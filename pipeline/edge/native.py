@@ -54,6 +54,7 @@ class PromptDialect:
             _parameters(fields.parameters or _defaults),
             stream=True,
             session_id=fields.session_id or session_id,
+            session_in_body=bool(fields.session_id),
             timeout=timeout if fields.timeout_ms is None else fields.timeout_ms / 1000,
             gap_limit=gap_limit,
         )

@@ -40,6 +40,7 @@ class ChatDialect:
             timeout,
             gap_limit,
             body,
+            session_in_body=session_id is None and bool(fields.prompt_cache_key),
         )
         return prompt, self._sink(call, ticket, fields)
 

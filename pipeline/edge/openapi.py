@@ -8,6 +8,7 @@ import msgspec
 from pipeline.edge import head, native_types, openai_types
 from pipeline.edge.errors import ErrorBody
 from pipeline.edge.operations import METRICS_TYPE, Healthy, ReadinessBody
+from pipeline.policy.access import CLASSES
 
 Object = dict[str, Any]
 
@@ -26,19 +27,42 @@ _SCHEMAS: tuple[type[msgspec.Struct], ...] = (
     ReadinessBody,
 )
 
+_UNAUTHORIZED = "No API key, where one is needed, or one that is not known."
 _PROMPT_ERRORS = {
     "400": "The request is not valid, or too long for the model's window.",
+    "401": _UNAUTHORIZED,
+    "403": "The API key may not use this model.",
     "404": "There is no such model.",
     "408": "The head or the body did not arrive in time.",
-    "413": "The body is too large.",
+    "413": "The body is too large, or the request counts more tokens than its key may use in a minute.",
     "415": "The body is compressed, or a form.",
     "417": "An `Expect` other than `100-continue`.",
+    "429": "The API key's own limit is reached. Come back after `Retry-After`.",
     "431": "The head is too large.",
     "500": "The server failed on this request.",
     "502": "The backend or the retrieval failed before the answer began, and nothing is left to try.",
     "503": "Shed: no place is left, or the server is shutting down. Come back after `Retry-After`.",
     "504": "The deadline passed before the answer began.",
 }
+
+
+# Whether a key is needed is the configuration's to say, so that none is one of the ways.
+_SECURITY: list[Object] = [{}, {"bearer": []}, {"apiKey": []}]
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "As OpenAI's clients send an API key."},
+    "apiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": str(head.API_KEY),
+        "description": "As Anthropic's clients send an API key.",
+    },
+}
+_PROMPT_HEADERS = (
+    "X-Request-Id",
+    "X-Headgate-Shard",
+    "X-Headgate-Degraded",
+    *(f"x-ratelimit-{what}-{unit}" for unit in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
+)
 
 
 def describe() -> bytes:
@@ -58,14 +82,19 @@ def describe() -> bytes:
         "paths": {
             "/v1/chat/completions": {"post": _chat()},
             "/v1/prompts": {"post": _prompts()},
-            "/v1/models": {"get": _get("listModels", "The routes of this server, as models.", _ref("ModelList"))},
+            "/v1/models": {"get": _models()},
             "/v1/models/{id}": {"get": _model()},
             "/healthz": {"get": _get("health", "Whether the process runs.", _ref("Healthy"))},
             "/readyz": {"get": _ready()},
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _get("describe", "This description.", {"type": "object"})},
         },
-        "components": {"schemas": components, "headers": _headers(), "parameters": _parameters()},
+        "components": {
+            "schemas": components,
+            "headers": _headers(),
+            "parameters": _parameters(),
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
     }
     return msgspec.json.encode(document)
 
@@ -78,18 +107,19 @@ def _chat() -> Object:
             "With `stream`, the answer is a stream of `data:` events, each a ChatCompletionChunk, ended by `[DONE]`. "
             "A failure after the first event is an event with an ErrorBody, after which the stream ends."
         ),
+        "security": _SECURITY,
         "parameters": _prompt_parameters(),
         "requestBody": _body("ChatCompletionRequest"),
         "responses": {
             "200": {
                 "description": "The answer.",
-                "headers": _header_refs("X-Request-Id", "X-Headgate-Shard", "X-Headgate-Cut", "Server-Timing"),
+                "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
                 "content": {
                     JSON: {"schema": _ref("ChatCompletion")},
                     "text/event-stream": {"schema": _chunk_event()},
                 },
             },
-            **_errors(_PROMPT_ERRORS),
+            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
         },
     }
 
@@ -103,17 +133,25 @@ def _prompts() -> Object:
             "Events come in the order `accepted`, `retrieved` (on routes with a collection), any number of `delta`, "
             "`usage` (where the backend counts), `done`; `error` may come at any point and is the last."
         ),
+        "security": _SECURITY,
         "parameters": _prompt_parameters(),
         "requestBody": _body("PromptSubmission"),
         "responses": {
             "200": {
                 "description": "The events; each event's data is JSON of the schema with the event's name.",
-                "headers": _header_refs("X-Request-Id", "X-Headgate-Shard", "X-Headgate-Cut"),
+                "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut"),
                 "content": {"text/event-stream": {"schema": {"oneOf": events}}},
             },
-            **_errors(_PROMPT_ERRORS),
+            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
         },
     }
+
+
+def _models() -> Object:
+    operation = _get("listModels", "The routes that the client may use, as models.", _ref("ModelList"))
+    operation["security"] = _SECURITY
+    operation["responses"].update(_errors({"401": _UNAUTHORIZED}))
+    return operation
 
 
 def _model() -> Object:
@@ -127,7 +165,8 @@ def _model() -> Object:
             "schema": {"type": "string", "minLength": 1},
         }
     ]
-    operation["responses"].update(_errors({"404": "There is no such model."}))
+    operation["security"] = _SECURITY
+    operation["responses"].update(_errors({"401": _UNAUTHORIZED, "404": "There is no such model for the client."}))
     return operation
 
 
@@ -188,11 +227,13 @@ def _header_refs(*names: str) -> Object:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _errors(statuses: dict[str, str]) -> Object:
+def _errors(statuses: dict[str, str], *headers: str) -> Object:
     responses: Object = {}
     for status, description in statuses.items():
-        names = ["X-Request-Id", "X-Headgate-Shard"]
-        if status in {"502", "503"}:
+        names = list(headers or ("X-Request-Id", "X-Headgate-Shard"))
+        if status == "401":
+            names.append("WWW-Authenticate")
+        if status in {"429", "502", "503"}:
             names += ["Retry-After", "retry-after-ms"]
         if status == "503":
             names += ["X-Headgate-Shed-Stage", "X-Headgate-Shed-Reason"]
@@ -230,25 +271,50 @@ def _parameters() -> Object:
             "The request's deadline in milliseconds from its arrival, up to the server's own limit.",
             {"type": "integer", "minimum": 1, "maximum": head.TIMEOUT_MAX_MS},
         ),
+        parameter(
+            head.CLASS,
+            "The request's class, where it is to be a lower one than its key's; a higher one is not given.",
+            {"type": "string", "enum": list(CLASSES)},
+        ),
         parameter(head.TRACEPARENT, "W3C trace context, handed back with the answer.", {"type": "string"}),
     )
     return {parameter["name"]: parameter for parameter in parameters}
 
 
-def _headers() -> Object:
-    def header(description: str, **schema: Any) -> Object:
-        return {"description": description, "schema": schema}
+def _limit_headers() -> Object:
+    headers: Object = {}
+    for unit in ("requests", "tokens"):
+        of_the_key = f"Where the API key has a limit on {unit} a minute: "
+        headers[f"x-ratelimit-limit-{unit}"] = _header(f"{of_the_key}the limit.", type="integer", minimum=1)
+        headers[f"x-ratelimit-remaining-{unit}"] = _header(
+            f"{of_the_key}how many can be had at once.", type="integer", minimum=0
+        )
+        headers[f"x-ratelimit-reset-{unit}"] = _header(
+            f"{of_the_key}until as many as ever can be had, such as `1s`, `6m0s` or `120ms`.", type="string"
+        )
+    return headers
 
+
+def _header(description: str, **schema: Any) -> Object:
+    return {"description": description, "schema": schema}
+
+
+def _headers() -> Object:
     return {
-        "X-Request-Id": header("The request's id.", type="string"),
-        "X-Headgate-Shard": header("The process that answered.", type="string"),
-        "X-Headgate-Cut": header("What did not fit the model's window, such as `passages=2, turns=1`.", type="string"),
-        "Server-Timing": header(
+        "X-Request-Id": _header("The request's id.", type="string"),
+        "X-Headgate-Shard": _header("The process that answered.", type="string"),
+        "X-Headgate-Degraded": _header(
+            "What the request got less of because of the load, such as `passages=2, max_tokens=256`.", type="string"
+        ),
+        **_limit_headers(),
+        "WWW-Authenticate": _header("How a key is sent.", type="string"),
+        "X-Headgate-Cut": _header("What did not fit the model's window, such as `passages=2, turns=1`.", type="string"),
+        "Server-Timing": _header(
             "Milliseconds in each stage's queue (`rag_q`) and in the stage (`rag`).", type="string"
         ),
-        "Retry-After": header("Seconds until a retry may succeed.", type="integer", minimum=1),
-        "retry-after-ms": header("The same in milliseconds, for the official clients.", type="integer", minimum=1),
-        "x-should-retry": header("`false`: the official clients must not repeat the request.", type="string"),
-        "X-Headgate-Shed-Stage": header("Where no place was left.", type="string"),
-        "X-Headgate-Shed-Reason": header("Why the request was shed.", type="string"),
+        "Retry-After": _header("Seconds until a retry may succeed.", type="integer", minimum=1),
+        "retry-after-ms": _header("The same in milliseconds, for the official clients.", type="integer", minimum=1),
+        "x-should-retry": _header("`false`: the official clients must not repeat the request.", type="string"),
+        "X-Headgate-Shed-Stage": _header("Where no place was left.", type="string"),
+        "X-Headgate-Shed-Reason": _header("Why the request was shed.", type="string"),
     }

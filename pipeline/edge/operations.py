@@ -1,19 +1,19 @@
 """What is not a prompt: health, readiness, metrics, models, the API's description."""
 
 import time
-from collections.abc import Mapping
 from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
 
-from config.schema import RouteSection
 from pipeline.core.errors import UnknownModel
 from pipeline.core.ports import Operations
+from pipeline.edge import head
 from pipeline.edge.call import Call
 from pipeline.edge.errors import MetricsUnavailable
 from pipeline.edge.openai_types import Model, ModelList
 from pipeline.edge.replies import Reply
+from pipeline.ingress import Ingress
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,11 +34,12 @@ class ReadinessBody(msgspec.Struct, frozen=True):
 
 
 class OperationsHandlers:
-    """`routes` are the server's, by name; they are the models that clients can ask for."""
+    """The ingress's routes are the models that clients can ask for, each client those that its key may use. What a
+    monitor reads needs no key."""
 
-    def __init__(self, operations: Operations, routes: Mapping[str, RouteSection], description: bytes) -> None:
+    def __init__(self, operations: Operations, ingress: Ingress, description: bytes) -> None:
         self._operations = operations
-        self._routes = routes
+        self._ingress = ingress
         self._description = description
         self._started = int(time.time())
 
@@ -61,12 +62,17 @@ class OperationsHandlers:
         return Reply(call, self._description)
 
     async def models(self, call: Call) -> web.StreamResponse:
-        models = [Model(id=name, created=self._started) for name in self._routes]
+        models = [Model(id=name, created=self._started) for name in self._routes(call)]
         return Reply(call, encode(ModelList(data=models)))
 
     async def model(self, call: Call) -> web.StreamResponse:
         """Names of routes may have slashes; clients send them as they are, or encoded."""
         name = unquote(call.request.rel_url.raw_path.removeprefix("/v1/models/"), errors="replace")
-        if name not in self._routes:
+        if name not in self._routes(call):
             raise UnknownModel(f"The model {name[:256]!r} does not exist", param="model")
         return Reply(call, encode(Model(id=name, created=self._started)))
+
+    def _routes(self, call: Call) -> list[str]:
+        """Those that the client may use, in the configuration's order. Raises `Unauthorized`."""
+        allowed = self._ingress.access.caller(head.presented_key(call.request.headers)).routes
+        return [name for name in self._ingress.routes if allowed is None or name in allowed]

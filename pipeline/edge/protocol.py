@@ -1,11 +1,10 @@
 """One connection: aiohttp's HTTP protocol, held to the limits that aiohttp does not have.
 
 aiohttp bounds lines and fields of a head, idle time, and what a client pipelines. Added here: the size of a whole head
-and its time from the first byte, a limit on clients that do not take what is written, errors in JSON, and a cheap
-answer to connections beyond the limit. What is overridden are the callbacks of `asyncio.Protocol` and aiohttp's
-`handle_error`; of aiohttp's private state it reads whether a connection is idle and what was parsed.
-
-The head gate, which refuses requests before their body is read, belongs into `Connection.data_received`.
+and its time from the first byte, a limit on clients that do not take what is written, errors in JSON, a cheap
+answer to connections beyond the limit, the head gate. What is overridden are the callbacks of `asyncio.Protocol` and
+aiohttp's `handle_error`; of aiohttp's private state it reads whether a connection is idle and what was parsed. Requests
+that the gate refuses aiohttp never sees: for these the count of requests and the idle time are kept here as there.
 """
 
 import asyncio
@@ -15,17 +14,19 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from config.schema import ServerSection
 from pipeline.core.errors import HeadgateError, Overloaded, SlowClient, StageFailed
 from pipeline.core.outcomes import Place, Reason
 from pipeline.edge.errors import HeadTooLarge, MalformedHttp, error_json, refusal_bytes
+from pipeline.edge.gate import HeadGate, Refused
 
 LINGER_S = 1.0  # how long a refused client may go on sending before it is cut off
 HEADER_LINES_MAX = 128
 REFUSALS_MAX = 256  # refused connections that wait for their answer; more are closed at once
+_UNKNOWN = -(1 << 62)  # of a count of bytes; never made good by what still comes
 
 
 class Limits:
@@ -35,6 +36,7 @@ class Limits:
         self.head_bytes = server.max_head_bytes
         self.head_seconds = server.head_timeout_ms / 1000
         self.idle_seconds = server.idle_timeout_ms / 1000
+        self.body_seconds = server.body_timeout_ms / 1000
         self.connections = server.max_connections
         self.head_too_large = HeadTooLarge(f"The request's head is larger than {self.head_bytes} bytes")
         self.head_too_slow = SlowClient(f"The request's head did not arrive within {self.head_seconds:g} s")
@@ -47,19 +49,23 @@ class Limits:
 
 
 class Connection(RequestHandler):
-    __slots__ = ("_head_timer", "_limits", "_received", "_stalled")
+    __slots__ = ("_after_head", "_body", "_gate", "_head_timer", "_limits", "_received", "_stalled", "_unwanted")
 
-    def __init__(self, manager: web.Server, limits: Limits, **options: Any) -> None:
+    def __init__(self, manager: web.Server, limits: Limits, gate: HeadGate | None, **options: Any) -> None:
         super().__init__(manager, **options)
         self._limits = limits
-        self._received = 0  # bytes since the last complete head
+        self._gate = gate
+        self._received = 0  # bytes of a head that is not complete yet
+        self._body: StreamReader = EMPTY_PAYLOAD  # of the last request
+        self._after_head = 0  # bytes received since its head; as many as its body has, or some are of another request
+        self._unwanted = 0  # bytes still to come of a body whose request the head gate has refused
         self._head_timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
         """Whether no request is being handled or waiting to be, and another may come."""
-        if self._close or self._force_close:
+        if self._close or self._force_close or self._unwanted:
             return False
         waiter = self._waiter
         return self._request_count == 0 if waiter is None else not waiter.done()
@@ -70,19 +76,25 @@ class Connection(RequestHandler):
         return self._request_count == 0
 
     def data_received(self, data: bytes) -> None:
+        if self._unwanted:
+            data = self._forget(data)
+            if not data:
+                return
+        gate = self._gate
+        if gate is not None and gate.ingress.gate_closed and self._gated(gate, data):
+            return
         self._received += len(data)
         before = self._request_count
+        body_comes = not self._body.is_eof()
         super().data_received(data)
         if self._request_count != before:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-            if self._received > self._limits.head_bytes:
-                self._refuse_large_heads()
-            self._received = 0
-            self._break_body()
+            self._head_complete(data, self._request_count - before)
         elif self.idle:
             self._head_incomplete(data)
+        else:
+            self._after_head += len(data)
+            if body_comes:
+                self._received = 0
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent: not for ever."""
@@ -97,6 +109,7 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         _cancel(self._stalled)
         _cancel(self._head_timer)
+        self._body = EMPTY_PAYLOAD  # which knows the connection: nothing is left to the collector
         super().connection_lost(exc)
 
     def handle_error(
@@ -114,6 +127,56 @@ class Connection(RequestHandler):
         response.headers.update({"Server": "headgate", "Connection": "close"})
         response.force_close()
         return response
+
+    def _gated(self, gate: HeadGate, data: bytes) -> bool:
+        """Whether the head gate refused the request that begins with `data`: only where that is certain to be the
+        beginning of one, and no other answer waits to be taken."""
+        if self._received or self._after_head != self._body.total_bytes or self._paused or not self.idle:
+            return False
+        refused = gate.refuse(data)
+        if refused is not None:
+            self._request_count += 1
+            self._answer(refused)
+        return refused is not None
+
+    def _answer(self, refused: Refused) -> None:
+        if self.transport is None:
+            return
+        if not refused.keep and refused.missing:
+            self._last_words(refused.answer)
+            return
+        self.transport.write(refused.answer)
+        if not refused.keep:
+            self.force_close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._limits.idle_seconds
+        if refused.missing:
+            self._unwanted = refused.missing
+            self._head_timer = self._loop.call_later(self._limits.body_seconds, self.force_close)
+
+    def _forget(self, data: bytes) -> bytes:
+        """Takes what comes of a body that nobody wants; returns what is behind it."""
+        forgotten = min(self._unwanted, len(data))
+        self._unwanted -= forgotten
+        if not self._unwanted:
+            _cancel(self._head_timer)
+            self._head_timer = None
+            if self._gate is not None and self._gate.ingress.draining and forgotten == len(data):
+                self.force_close()
+        return data[forgotten:]
+
+    def _head_complete(self, data: bytes, heads: int) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        if self._received + self._after_head > self._limits.head_bytes:
+            self._refuse_large_heads()
+        # What came behind its head counts for one that came alone and in one piece.
+        end = data.find(b"\r\n\r\n") if heads == 1 and self._received == len(data) else -1
+        self._after_head = _UNKNOWN if end < 0 else len(data) - end - 4
+        self._body = self._messages[-1][1]
+        self._received = 0
+        self._break_body()
 
     def _head_incomplete(self, data: bytes) -> None:
         if self._received > self._limits.head_bytes:
@@ -152,26 +215,36 @@ class Connection(RequestHandler):
             self.close()
 
     def _refuse(self, error: HeadgateError) -> None:
+        self._last_words(refusal_bytes(error))
+
+    def _last_words(self, answer: bytes) -> None:
         """Answers where no request is being handled. What still comes in is read and forgotten for a while: closing at
         once would reset the connection, and the answer could be lost."""
         transport = self.transport
         self.close()
         if transport is not None:
-            self._head_timer = _answer_and_linger(transport, refusal_bytes(error))
+            self._head_timer = _answer_and_linger(transport, answer)
 
 
 class ConnectionServer(web.Server):
     """aiohttp's low-level server with connections of ours: there is no router and no middleware on the way."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: Limits) -> None:
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        limits: Limits,
+        gate: HeadGate | None,
+    ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self._limits = limits
+        self._gate = gate
 
     def __call__(self) -> Connection:
         limits = self._limits
         return Connection(
             self,
             limits,
+            self._gate,
             loop=self._loop,
             access_log=None,
             keepalive_timeout=limits.idle_seconds,

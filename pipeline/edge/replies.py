@@ -15,7 +15,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import StreamWriter
 
 from pipeline.core.errors import HeadgateError
-from pipeline.edge.call import Call
+from pipeline.edge.call import Call, ticket_fields
 from pipeline.edge.errors import error_fields, error_json
 from pipeline.edge.sse import eager
 
@@ -40,7 +40,9 @@ class _Reply(web.StreamResponse):
         return None
 
     def _head(self, status: int, fields: str) -> bytes:
-        request = self._call.request
+        request, ticket = self._call.request, self._call.ticket
+        if ticket is not None:
+            fields += ticket_fields(ticket)
         connection = ""
         if not self._keep_alive:
             connection = "Connection: close\r\n"

@@ -3,23 +3,43 @@
 from collections.abc import Iterable, Iterator
 
 from pipeline.core.outcomes import OUTCOME_OF, Outcome, Place, Reason
-from pipeline.observe.layout import PLACES, REASONS, UNROUTED, Cells, MetricsLayout, RouteCells
+from pipeline.observe.layout import OUTCOMES, PLACES, REASONS, UNCLASSED, UNROUTED, Cells, MetricsLayout, RouteCells
 
 _ENDINGS = tuple((place, reason) for place in PLACES for reason in REASONS)
 
 
+def offered(route: RouteCells, cells: Cells) -> int:
+    """How many requests asked for a route. What the head gate refused asked for none, and counts under "-"."""
+    return cells[route.offered] + sum(cells[index] for index in route.gated)
+
+
 def endings(route: RouteCells, cells: Cells) -> Iterator[tuple[Place | None, Reason, int]]:
-    """How a route's requests ended: every combination that happened. The place of a lost request is not known."""
+    """How a route's requests ended: every combination that happened, once. The place of a lost request is not known."""
+    gates = dict(zip(REASONS, route.gated, strict=False))
     for index, (place, reason) in enumerate(_ENDINGS, route.outcomes):
-        if number := cells[index]:
+        number = cells[index]
+        if gates and place is Place.INGRESS:
+            number += cells[gates[reason]]
+        if number:
             yield place, reason, number
     if lost := cells[route.lost]:
         yield None, Reason.SHARD_LOST, lost
 
 
+def by_class(layout: MetricsLayout, cells: Cells) -> Iterator[tuple[str, Outcome, int]]:
+    """How the requests of each class ended, also where none did. Those that the head gate refused are among those
+    without a class."""
+    gated = dict.fromkeys(OUTCOMES, 0)
+    for reason, index in zip(REASONS, layout.routes[UNROUTED].gated, strict=True):
+        gated[OUTCOME_OF[reason]] += cells[index]
+    for name, first in layout.classes.items():
+        for index, outcome in enumerate(OUTCOMES, first):
+            yield name, outcome, cells[index] + (gated[outcome] if name == UNCLASSED else 0)
+
+
 def still_open(route: RouteCells, cells: Cells) -> int:
     """How many of a route's requests have not ended."""
-    return cells[route.offered] - sum(number for _, _, number in endings(route, cells))
+    return offered(route, cells) - sum(number for _, _, number in endings(route, cells))
 
 
 def unrouted(layout: MetricsLayout, cells: Cells) -> int:
@@ -50,5 +70,5 @@ def totals(layout: MetricsLayout, blocks: Iterable[Cells]) -> dict[str, int]:
         for route in layout.routes.values():
             for _, reason, number in endings(route, cells):
                 summed[OUTCOME_OF[reason].value] += number
-            summed["offered"] += cells[route.offered]
+            summed["offered"] += offered(route, cells)
     return summed

@@ -10,8 +10,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from pipeline.core.outcomes import OUTCOME_OF, Place, Reason
-from pipeline.observe.books import endings, still_open, unrouted
-from pipeline.observe.layout import UNROUTED, HistogramCells, MetricsLayout
+from pipeline.observe.books import by_class, endings, offered, still_open, unrouted
+from pipeline.observe.layout import CLASSES, STEPS, UNROUTED, HistogramCells, MetricsLayout
 from pipeline.observe.procfs import usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,12 +21,13 @@ _UNKNOWN = "-"
 # Shown from the start, as 0, so that a rate over the first request of its kind is not lost: one for each outcome.
 _FIRST_ENDINGS = (
     (Place.STREAM, Reason.DONE),
-    (Place.INFERENCE, Reason.QUEUE_FULL),
+    (Place.INGRESS, Reason.WAIT_BUDGET),
     (Place.INGRESS, Reason.INVALID),
     (Place.INFERENCE, Reason.DEADLINE),
     (Place.STREAM, Reason.CLIENT_GONE),
     (Place.INFERENCE, Reason.BACKEND_STATUS),
 )
+_FIRST_UNROUTED = ((Place.INGRESS, Reason.WAIT_BUDGET), (Place.INGRESS, Reason.INVALID))
 
 
 class ProcessFacts(NamedTuple):
@@ -71,28 +72,31 @@ class Exposition(Collector):
         yield from self._requests(cells)
         yield from self._stages(cells)
         yield from self._answers(cells)
+        yield from self._workers(blocks, cells)
         yield from self._shards(blocks)
         yield from self._of_processes()
 
     def _requests(self, cells: list[int]) -> Iterator[Metric]:
-        offered = _counter("requests_offered", "Requests that asked for a route; '-': that never had one.", "route")
+        asked = _counter("requests_offered", "Requests that asked for a route; '-': that never had one.", "route")
         ended = _counter(
             "requests", "Requests by how, where and why they ended.", "route", "outcome", "stage", "reason"
         )
         opened = _gauge("requests_open", "Requests offered to a route that have not ended.", "route")
         for route in self._layout.routes.values():
-            offered.add_metric([route.name], cells[route.offered])
+            asked.add_metric([route.name], offered(route, cells))
             opened.add_metric([route.name], still_open(route, cells))
-            counts: dict[tuple[Place | None, Reason], int] = dict.fromkeys(_FIRST_ENDINGS, 0)
-            if route.name == UNROUTED:
-                counts.clear()
+            first = _FIRST_UNROUTED if route.name == UNROUTED else _FIRST_ENDINGS
+            counts: dict[tuple[Place | None, Reason], int] = dict.fromkeys(first, 0)
             counts |= {(place, reason): number for place, reason, number in endings(route, cells)}
             for (place, reason), number in counts.items():
                 stage = _UNKNOWN if place is None else place.label
                 ended.add_metric([route.name, OUTCOME_OF[reason].value, stage, reason.value], number)
         waiting = _gauge("requests_unrouted", "Requests whose route is not known yet; not counted as offered.")
         waiting.add_metric([], unrouted(self._layout, cells))
-        yield from (offered, ended, opened, waiting)
+        classes = _counter("requests_by_class", "Requests by class and how they ended.", "class", "outcome")
+        for name, outcome, number in by_class(self._layout, cells):
+            classes.add_metric([name, outcome.value], number)
+        yield from (asked, ended, opened, waiting, classes)
 
     def _stages(self, cells: list[int]) -> Iterator[Metric]:
         depth = _gauge("queue_depth", "Requests waiting in front of a stage.", "stage")
@@ -125,7 +129,7 @@ class Exposition(Collector):
         gaps = _histogram("inter_token_latency_seconds", "Between deltas; those that came together share it.", "worker")
         tokens = _counter("tokens", "Tokens as workers counted them.", "direction", "route", "worker")
         deltas = _counter("deltas", "Deltas that workers delivered.", "route", "worker")
-        inflight = _gauge("worker_inflight", "Open requests that a worker was called for.", "worker")
+        degraded = _counter("degraded", "Requests that got less because of the load.", "route", "step")
         for route in self._layout.routes.values():
             if route.name == UNROUTED:
                 continue
@@ -134,10 +138,30 @@ class Exposition(Collector):
             tokens.add_metric(["prompt", *labels], cells[route.prompt_tokens])
             tokens.add_metric(["completion", *labels], cells[route.completion_tokens])
             deltas.add_metric(labels, cells[route.deltas])
+            for index, step in enumerate(STEPS, route.reduced):
+                degraded.add_metric([route.name, step], cells[index])
         for worker in self._layout.workers.values():
-            inflight.add_metric([worker.name], cells[worker.inflight])
             _add_histogram(gaps, [worker.name], worker.inter_token, cells)
-        yield from (first, gaps, tokens, deltas, inflight)
+        yield from (first, gaps, tokens, deltas, degraded)
+
+    def _workers(self, blocks: list[list[int]], cells: list[int]) -> Iterator[Metric]:
+        """What shards may do adds up; a wait, and that a queue stands, is that of the shard where it is worst."""
+        limit = _gauge("worker_limit", "Calls that a worker may be given at once now.", "worker")
+        inflight = _gauge("worker_inflight", "Calls that a worker is busy with.", "worker")
+        waiting = _gauge("worker_waiting", "Requests let in and not yet given to a worker.", "worker", "class")
+        wait = _gauge("worker_estimated_wait_seconds", "Until a newcomer of class normal would start.", "worker")
+        standing = _gauge("admission_standing", "1 while a worker's queue stands, as CoDel judges.", "worker")
+        pushed_back = _counter("worker_pushed_back", "Calls that a worker answered with 429 or 503.", "worker")
+        for worker in self._layout.workers.values():
+            label = [worker.name]
+            limit.add_metric(label, cells[worker.limit])
+            inflight.add_metric(label, cells[worker.inflight])
+            for index, name in enumerate(CLASSES, worker.waiting):
+                waiting.add_metric([worker.name, name], cells[index])
+            wait.add_metric(label, max(block[worker.estimated_wait] for block in blocks) / 1e9)
+            standing.add_metric(label, max(block[worker.standing] for block in blocks))
+            pushed_back.add_metric(label, cells[worker.pushed_back])
+        yield from (limit, inflight, waiting, wait, standing, pushed_back)
 
     def _shards(self, blocks: list[list[int]]) -> Iterator[Metric]:
         connections = _gauge("connections", "Open client connections.", "shard")

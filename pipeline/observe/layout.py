@@ -6,11 +6,15 @@ Shards write cells, the supervisor reads them; both make the same layout from th
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from pipeline.core.outcomes import STAGES, Place, Reason
+from pipeline.core.outcomes import STAGES, Outcome, Place, Priority, Reason
 
 UNROUTED = "-"  # the route of requests that never had one
+UNCLASSED = "-"  # the class of requests that ended before it was known
 PLACES = tuple(Place)
 REASONS = tuple(Reason)
+OUTCOMES = tuple(Outcome)
+CLASSES = tuple(priority.label for priority in Priority)
+STEPS = ("fewer_passages", "shorter_answer")  # of degrading, as the configuration calls them
 
 # Upper bounds of buckets, in seconds.
 QUEUE_BOUNDS = (
@@ -86,22 +90,35 @@ class StageCells(NamedTuple):
 
 
 class RouteCells(NamedTuple):
-    """`outcomes` is the first of `len(PLACES) * len(REASONS)` cells; `lost` is written by the supervisor only."""
+    """`outcomes` is the first of `len(PLACES) * len(REASONS)` cells; `lost` is written by the supervisor only.
+
+    `gated` are the cells of requests that the head gate refused, one a reason; empty but for the route "-". Each counts
+    as offered and as ended. `reduced` is the first of `len(STEPS)` cells.
+    """
 
     name: str
     worker: str
     outcomes: int
     lost: int
     offered: int
+    gated: range
     first_token: HistogramCells
     prompt_tokens: int
     completion_tokens: int
     deltas: int
+    reduced: int
 
 
 class WorkerCells(NamedTuple):
+    """`waiting` is the first of `len(CLASSES)` cells; `estimated_wait` is in nanoseconds, `standing` 0 or 1."""
+
     name: str
     inflight: int
+    limit: int
+    waiting: int
+    estimated_wait: int
+    standing: int
+    pushed_back: int
     inter_token: HistogramCells
 
 
@@ -133,16 +150,32 @@ class _Allocator:
         )
 
     def route(self, name: str, worker: str, outcomes: int, lost: int, offered: int) -> RouteCells:
+        gates = len(REASONS) if name == UNROUTED else 0
+        gated = self.take(gates)
         return RouteCells(
             name=name,
             worker=worker,
             outcomes=outcomes,
             lost=lost,
             offered=offered,
+            gated=range(gated, gated + gates),
             first_token=self.histogram(FIRST_TOKEN_BOUNDS),
             prompt_tokens=self.take(),
             completion_tokens=self.take(),
             deltas=self.take(),
+            reduced=self.take(len(STEPS)),
+        )
+
+    def worker(self, name: str) -> WorkerCells:
+        return WorkerCells(
+            name=name,
+            inflight=self.take(),
+            limit=self.take(),
+            waiting=self.take(len(CLASSES)),
+            estimated_wait=self.take(),
+            standing=self.take(),
+            pushed_back=self.take(),
+            inter_token=self.histogram(INTER_TOKEN_BOUNDS),
         )
 
 
@@ -150,7 +183,9 @@ class MetricsLayout:
     """The cells of one block. `routes` says which worker serves each route.
 
     A block is copied upwards while its shard writes to it. So that nothing ever seems to have ended before it was
-    offered, or to be offered before it arrived, all outcomes lie below all `offered`, and those below `opened`.
+    offered, or to be offered before it arrived, all outcomes lie below all `offered`, and those below `opened`. What
+    the head gate refused is offered and ended in one cell, which may lie anywhere. `classes` holds, for each class and
+    for those without, the first of `len(OUTCOMES)` cells.
     """
 
     def __init__(self, routes: Mapping[str, str]) -> None:
@@ -168,13 +203,16 @@ class MetricsLayout:
             name: allocator.route(name, routes.get(name, UNROUTED), *cells)
             for name, *cells in zip(names, outcomes, lost, offered, strict=True)
         }
-        self.workers = {
-            name: WorkerCells(name, allocator.take(), allocator.histogram(INTER_TOKEN_BOUNDS))
-            for name in dict.fromkeys(routes.values())
-        }
+        self.workers = {name: allocator.worker(name) for name in dict.fromkeys(routes.values())}
+        self.classes = {name: allocator.take(len(OUTCOMES)) for name in (*CLASSES, UNCLASSED)}
         self.size = -(-allocator.used // _CACHE_LINE) * _CACHE_LINE
 
     def gauges(self) -> list[int]:
         """The cells that tell what is now, not what has been: meaningless once their shard is dead."""
         stages = [cell for s in self.stages.values() for cell in (s.depth, s.capacity, s.active)]
-        return [self.connections, *stages, *(w.inflight for w in self.workers.values())]
+        workers = [
+            cell
+            for w in self.workers.values()
+            for cell in (w.inflight, w.limit, *range(w.waiting, w.waiting + len(CLASSES)), w.estimated_wait, w.standing)
+        ]
+        return [self.connections, *stages, *workers]

@@ -16,7 +16,8 @@ from structlog.typing import FilteringBoundLogger, Processor
 from config.schema import LoggingSection
 from pipeline.core.ports import Hooks
 from pipeline.observe.lines import LineWriter
-from pipeline.observe.requests import ConsoleRequestLog, FaultLog, JsonRequestLog, PromptLog
+from pipeline.observe.refusals import BoundedLog, LeftOut, Refusals, summary
+from pipeline.observe.requests import ConsoleRequestLog, FaultLog, JsonRequestLog, PromptLog, for_people
 
 _STDERR = 2
 _OF_SEVERAL_LINES = ("exception", "frames")
@@ -35,12 +36,14 @@ class Logs:
         self._configure(colours=terminal and "NO_COLOR" not in os.environ)
         self.log: FilteringBoundLogger = structlog.get_logger()
         self.writer.on_recovery = self._report_dropped
+        self._refusals = Refusals(section.refusals_per_s, self._report_left_out)
 
     def hooks(self) -> list[Hooks]:
         """What the configuration wants to be logged about requests; empty costs nothing."""
         hooks: list[Hooks] = []
         if self._level <= logging.INFO:
-            hooks.append(ConsoleRequestLog(self.log) if self._console else JsonRequestLog(self.writer, self._process))
+            log = ConsoleRequestLog(self.log) if self._console else JsonRequestLog(self.writer, self._process)
+            hooks.append(BoundedLog(log, self._refusals))
         hooks.append(FaultLog(self.log, messages=self._section.prompts))
         if self._section.prompts and self._level <= logging.DEBUG:
             hooks.append(PromptLog(self.log))
@@ -48,6 +51,7 @@ class Logs:
 
     def close(self) -> None:
         """Writes what waits. Later lines are lost."""
+        self._refusals.close()
         logging.getLogger().handlers.clear()
         self.writer.close()
 
@@ -78,6 +82,12 @@ class Logs:
 
     def _report_dropped(self, number: int) -> None:
         self.log.warning("log_lines_dropped", count=number)
+
+    def _report_left_out(self, left_out: LeftOut) -> None:
+        fields = summary(left_out)
+        if self._console:
+            fields = {key: for_people(value) for key, value in fields.items()}
+        self.log.info("refusals_left_out", **fields)
 
 
 class _Lines:

@@ -2,18 +2,26 @@
 
 Every transition of a request is the increment of *one* cell, so that a shard killed between any two instructions leaves
 a block that still balances: a request is unrouted (opened, not offered), open (offered, without an outcome) or ended.
+One that the head gate refused was never any of these: its only cell says that it was offered and has ended.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Protocol
 
-from pipeline.core.outcomes import Place
+from pipeline.core.errors import Overloaded
+from pipeline.core.outcomes import OUTCOME_OF, Place, Priority
 from pipeline.core.ports import Hooks
 from pipeline.core.queue import QueueStatistics
 from pipeline.core.ticket import Ticket
 from pipeline.observe.layout import (
+    CLASSES,
+    OUTCOMES,
     QUEUE_BOUNDS,
     REASONS,
     STAGE_BOUNDS,
+    STEPS,
+    UNCLASSED,
     UNROUTED,
     Cells,
     HistogramCells,
@@ -21,13 +29,28 @@ from pipeline.observe.layout import (
 )
 
 _NANO = 1e9
+_LONGEST = 1e6  # seconds: an estimate may be endless, a cell holds 64 bits
 _MOST_TOKENS = 1 << 32  # of one answer: a backend may claim anything, a cell holds 64 bits
+_STEP_OF = {"passages": STEPS.index("fewer_passages"), "max_tokens": STEPS.index("shorter_answer")}
 
 
 def observe(cells: Cells, histogram: HistogramCells, seconds: float, times: int = 1) -> None:
     """Books `times` equal observations."""
     cells[histogram.first + bisect_left(histogram.bounds, seconds)] += times
     cells[histogram.total] += int(seconds * _NANO * times)
+
+
+def observe_all(cells: Cells, histogram: HistogramCells, seconds: list[float]) -> None:
+    """Books many observations, and sorts them: one step for each bucket that they fall into."""
+    seconds.sort()
+    bounds, first = histogram.bounds, histogram.first
+    booked, count, last = 0, len(seconds), len(bounds)
+    while booked < count:
+        bucket = bisect_left(bounds, seconds[booked])
+        upto = count if bucket == last else bisect_right(seconds, bounds[bucket], booked)
+        cells[first + bucket] += upto - booked
+        booked = upto
+    cells[histogram.total] += int(sum(seconds) * _NANO)
 
 
 class ShardMetrics(Hooks):
@@ -38,7 +61,11 @@ class ShardMetrics(Hooks):
         self._opened = layout.opened
         self._routes = layout.routes
         self._workers = layout.workers
-        self._reasons = {reason: index for index, reason in enumerate(REASONS)}
+        self._reasons: dict[str, int] = {reason: index for index, reason in enumerate(REASONS)}
+        self._outcomes = {reason: OUTCOMES.index(OUTCOME_OF[reason]) for reason in REASONS}
+        self._classes = [layout.classes[name] for name in CLASSES]
+        self._unclassed = layout.classes[UNCLASSED]
+        self._gated = layout.routes[UNROUTED].gated
         self._stages = [
             (s.sojourn.first, s.sojourn.total, s.service.first, s.service.total) for s in layout.stages.values()
         ]
@@ -57,10 +84,16 @@ class ShardMetrics(Hooks):
         route = self._routes[ticket.route]
         if ticket.route == UNROUTED:
             cells[route.offered] += 1
-        cells[route.outcomes + ending.place * len(REASONS) + self._reasons[ending.reason]] += 1
+        reason = ending.reason
+        cells[route.outcomes + ending.place * len(REASONS) + self._reasons[reason]] += 1
+        known = ticket.caller is not None or ticket.place is not Place.INGRESS
+        cells[(self._classes[ticket.priority] if known else self._unclassed) + self._outcomes[reason]] += 1
+
+    def after_gate(self, error: Overloaded, arrived: float, now: float, request_id: str = "") -> None:  # noqa: ARG002 - the hook's signature
+        self._cells[self._gated[self._reasons[error.reason]]] += 1
 
     def observe(self, ticket: Ticket) -> None:
-        """Books what else is known about an ended request."""
+        """Books what else is known about an ended request that got beyond the door."""
         cells = self._cells
         route = self._routes[ticket.route]
         self._observe_stages(ticket)
@@ -71,6 +104,8 @@ class ShardMetrics(Hooks):
         if usage is not None:
             cells[route.prompt_tokens] += min(max(usage.prompt_tokens, 0), _MOST_TOKENS)
             cells[route.completion_tokens] += min(max(usage.completion_tokens, 0), _MOST_TOKENS)
+        for entry in ticket.reduced:
+            cells[route.reduced + _STEP_OF[entry.partition("=")[0]]] += 1
 
     def after_deltas(self, ticket: Ticket) -> None:
         self._cells[self._routes[ticket.route].deltas] += ticket.chunks - ticket.counted
@@ -78,8 +113,7 @@ class ShardMetrics(Hooks):
         gaps = ticket.gaps
         if gaps:
             ticket.gaps = []
-            for gap in gaps:
-                observe(self._cells, self._workers[ticket.worker].inter_token, gap)
+            observe_all(self._cells, self._workers[ticket.worker].inter_token, gaps)
 
     def _observe_stages(self, ticket: Ticket) -> None:
         """A stage was entered when it shows any time at all; the clock is finer than the shortest stage."""
@@ -97,13 +131,36 @@ class ShardMetrics(Hooks):
                 cells[staged] += int(worked * _NANO)
 
 
+class WorkerState(Protocol):
+    """How a worker's calls are limited. `limit` may run at once and `inflight` do; `waiting` counts by class the
+    requests that were admitted and have not started. `standing`: the queue has not been short for too long (CoDel).
+    `pushed_back` counts the worker's answers 429 and 503 since creation."""
+
+    inflight: int
+    pushed_back: int
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def waiting(self) -> Sequence[int]: ...
+
+    @property
+    def standing(self) -> bool: ...
+
+    def estimated_wait(self, priority: Priority, now: float) -> float:
+        """Seconds until a newcomer of this class would start."""
+        ...
+
+
 class ShardGauges:
     """What a shard looks like at a moment; written on its tick, not on the data path."""
 
     def __init__(self, layout: MetricsLayout, cells: Cells) -> None:
         self._layout = layout
         self._cells = cells
-        # A replacement's queues count from zero, the block goes on where the dead shard left it.
+        # A replacement's queues and lanes count from zero, the block goes on where the dead shard left it.
+        self._pushed_back = {name: cells[w.pushed_back] for name, w in layout.workers.items()}
         self._base = {place: (cells[s.offered], cells[s.taken], cells[s.shed]) for place, s in layout.stages.items()}
 
     def stage(self, place: Place, statistics: QueueStatistics, active: int) -> None:
@@ -116,14 +173,19 @@ class ShardGauges:
         cells[s.taken] = taken + statistics.taken
         cells[s.shed] = shed + statistics.shed
 
-    def inflight(self, tickets: set[Ticket]) -> None:
-        """How many open requests each worker serves."""
-        serving = dict.fromkeys(self._layout.workers, 0)
-        for ticket in tickets:
-            if ticket.worker in serving:
-                serving[ticket.worker] += 1
-        for name, number in serving.items():
-            self._cells[self._layout.workers[name].inflight] = number
+    def worker(self, name: str, state: WorkerState, now: float) -> None:
+        """A worker that no route uses has no cells: nothing is written."""
+        w = self._layout.workers.get(name)
+        if w is None:
+            return
+        cells = self._cells
+        cells[w.limit] = state.limit
+        cells[w.inflight] = state.inflight
+        for index, number in enumerate(state.waiting, w.waiting):
+            cells[index] = number
+        cells[w.estimated_wait] = _nanoseconds(state.estimated_wait(Priority.NORMAL, now))
+        cells[w.standing] = int(state.standing)
+        cells[w.pushed_back] = self._pushed_back[name] + state.pushed_back
 
     def process(self, connections: int, lines_dropped: int) -> None:
         """`lines_dropped` counts those since the last call."""
@@ -132,3 +194,7 @@ class ShardGauges:
 
     def lag(self, seconds: float) -> None:
         observe(self._cells, self._layout.lag, seconds)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(min(max(seconds, 0.0), _LONGEST) * _NANO)

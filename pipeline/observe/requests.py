@@ -3,18 +3,22 @@
 import json
 import traceback
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from pipeline.core.errors import BackendFailed
+from pipeline.core.errors import BackendFailed, Overloaded
 from pipeline.core.messages import PromptRequest
-from pipeline.core.outcomes import OUTCOME_OF, Place, Reason
+from pipeline.core.outcomes import OUTCOME_OF, Place, Priority, Reason
 from pipeline.core.ports import Hooks
 from pipeline.core.ticket import Ticket
+from pipeline.observe.layout import UNROUTED
 from pipeline.observe.lines import LineWriter
+from pipeline.observe.observers import Selective
 
 _LABELS = tuple(place.label for place in Place)
+_CLASSES = tuple(None if priority is Priority.NORMAL else priority.label for priority in Priority)
 
 
 class StageTimes(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -44,6 +48,8 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, t
     queue_ms: StageTimes
     stage_ms: StageTimes
     session_id: str | None = None
+    key: str | None = None
+    class_: str | None = msgspec.field(default=None, name="class")
     first_token_ms: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -52,6 +58,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, t
     cut_passages: int = 0
     cut_turns: int = 0
     degraded: bool = False
+    reduced: tuple[str, ...] = ()
     backend_status: int | None = None
     error: str | None = None
 
@@ -64,7 +71,7 @@ _TELLING = frozenset(
 
 def record_of(ticket: Ticket, process: str) -> RequestRecord:
     """Raises ValueError when the request has not ended."""
-    ending, usage, cut, first = ticket.ending, ticket.usage, ticket.cut, ticket.first_delta
+    ending, usage, cut, first, caller = ticket.ending, ticket.usage, ticket.cut, ticket.first_delta, ticket.caller
     if ending is None or ticket.ended is None:
         raise ValueError(f"request {ticket.request_id} has not ended")
     error = ending.error
@@ -83,6 +90,8 @@ def record_of(ticket: Ticket, process: str) -> RequestRecord:
         _stage_times(ticket.sojourn),
         _stage_times(ticket.service),
         ticket.session_id,
+        None if caller is None or caller.name == "-" else caller.name,
+        _CLASSES[ticket.priority],
         None if first is None else _ms(first),
         None if usage is None else usage.prompt_tokens,
         None if usage is None else usage.completion_tokens,
@@ -91,8 +100,28 @@ def record_of(ticket: Ticket, process: str) -> RequestRecord:
         0 if cut is None else cut.passages,
         0 if cut is None else cut.turns,
         ticket.degraded,
+        ticket.reduced,
         error.backend_status if isinstance(error, BackendFailed) else None,
         error.message if error is not None and ending.reason in _TELLING else None,
+    )
+
+
+def record_of_gated(error: Overloaded, arrived: float, now: float, request_id: str, process: str) -> RequestRecord:
+    """Of a request that the head gate refused: little is known, as its body was not read."""
+    return RequestRecord(
+        timestamp=datetime.now(UTC),
+        level="info",
+        process=process,
+        request_id=request_id or "-",
+        route=UNROUTED,
+        worker="-",
+        outcome=OUTCOME_OF[Reason(error.reason)].value,
+        stage=Place.INGRESS.label,
+        reason=error.reason,
+        stream=False,
+        duration_ms=_ms(now - arrived),
+        queue_ms=StageTimes(),
+        stage_ms=StageTimes(),
     )
 
 
@@ -105,7 +134,12 @@ class JsonRequestLog(Hooks):
         self._encode = msgspec.json.Encoder().encode
 
     def after_end(self, ticket: Ticket) -> None:
-        record = record_of(ticket, self._process)
+        self._write(record_of(ticket, self._process))
+
+    def after_gate(self, error: Overloaded, arrived: float, now: float, request_id: str = "") -> None:
+        self._write(record_of_gated(error, arrived, now, request_id, self._process))
+
+    def _write(self, record: RequestRecord) -> None:
         try:
             line = self._encode(record)
         except (UnicodeEncodeError, OverflowError):  # clients choose session ids, backends token counts
@@ -120,15 +154,19 @@ class ConsoleRequestLog(Hooks):
         self._log = log
 
     def after_end(self, ticket: Ticket) -> None:
-        fields = msgspec.to_builtins(record_of(ticket, ""))
+        self._write(record_of(ticket, ""))
+
+    def after_gate(self, error: Overloaded, arrived: float, now: float, request_id: str = "") -> None:
+        self._write(record_of_gated(error, arrived, now, request_id, ""))
+
+    def _write(self, record: RequestRecord) -> None:
+        fields = msgspec.to_builtins(record)
         for key in ("event", "timestamp", "level", "process"):  # structlog's own
             del fields[key]
-        for key in ("queue_ms", "stage_ms"):
-            fields[key] = " ".join(f"{stage}:{milliseconds}" for stage, milliseconds in fields[key].items())
-        self._log.info("request", **fields)
+        self._log.info("request", **{key: for_people(value) for key, value in fields.items()})
 
 
-class FaultLog(Hooks):
+class FaultLog(Selective):
     """Where a stage's handler raised, for whoever mends it. The error's message is left out, as it may quote a prompt,
     unless `messages` is set."""
 
@@ -136,9 +174,12 @@ class FaultLog(Hooks):
         self._log = log
         self._messages = messages
 
+    def wants(self, ticket: Ticket) -> bool:
+        return ticket.ending is not None and ticket.ending.reason is Reason.STAGE_ERROR
+
     def after_end(self, ticket: Ticket) -> None:
         ending = ticket.ending
-        if ending is None or ending.reason is not Reason.STAGE_ERROR or ending.error is None:
+        if ending is None or ending.error is None:
             return
         cause = ending.error.__cause__ or ending.error
         self._log.error(
@@ -159,6 +200,13 @@ class PromptLog(Hooks):
     def after_submit(self, request: PromptRequest) -> None:
         messages = [{"role": message.role, "text": message.text} for message in request.messages]
         self._log.debug("prompt", request_id=request.request_id, route=request.route, messages=messages)
+
+
+def for_people(value: Any) -> Any:
+    """A field's value as a terminal shows it."""
+    if isinstance(value, dict):
+        return " ".join(f"{key}:{number}" for key, number in value.items())
+    return " ".join(value) if isinstance(value, list | tuple) else value
 
 
 def _ms(seconds: float) -> float:

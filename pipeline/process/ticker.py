@@ -35,6 +35,7 @@ class Ticker:
         flow.tick(now)
         for stage in flow.stages:
             gauges.stage(stage.place, stage.inbox.statistics(now), stage.active)
-        gauges.inflight(self._pipeline.ingress.tickets)
+        for name, lane in flow.lanes.items():
+            gauges.worker(name, lane, now)
         dropped, self._dropped = self._writer.dropped - self._dropped, self._writer.dropped
         gauges.process(self._edge.connections, dropped)

@@ -82,10 +82,11 @@ class Stage(Generic[In, Out]):
                 self._idle = False
                 continue
             room = self.room()
-            if room <= 0:
+            taken = inbox.take_ready(min(room, BATCH)) if room > 0 else ()
+            if not taken:
                 await self._park()
                 continue
-            for entered, message in inbox.take_ready(min(room, BATCH)):
+            for entered, message in taken:
                 now = clock()
                 self.carry(message, now - entered, now)
             if inbox.waiting:
@@ -97,7 +98,7 @@ class Stage(Generic[In, Out]):
         When the stage is idle and has room, it handles the message here and now instead of being woken for it: an
         empty queue costs no turn of the event loop.
         """
-        if not self.takes_at_once():
+        if not self.takes_at_once(message):
             ticket: Ticket = message.request.ticket
             ticket.waits, ticket.since = True, now
             return self.inbox.try_put(message, now)
@@ -135,7 +136,7 @@ class Stage(Generic[In, Out]):
         task.add_done_callback(partial(self._task_done, ticket, self.clock()))
         return task
 
-    def takes_at_once(self) -> bool:
+    def takes_at_once(self, message: Any) -> bool:  # noqa: ARG002 - for stages whose room depends on it
         return self._idle and not self.inbox.waiting and self.room() > 0
 
     def carry(self, message: Any, sojourn: float, now: float) -> None:
@@ -181,7 +182,7 @@ class Stage(Generic[In, Out]):
         reserved = bool(ticket.held & bit)
         if reserved:
             ticket.held ^= bit
-        at_once = following.takes_at_once()
+        at_once = following.takes_at_once(message)
         ticket.waits = not at_once
         ticket.since = now
         inbox = following.inbox
@@ -235,7 +236,8 @@ class Stage(Generic[In, Out]):
         ticket.fail(error, now)
 
     async def _park(self) -> None:
-        self._parked = self.loop.create_future()
+        """Waits for a nudge, or for something new to come: that may be taken although what waits may not."""
+        self._parked = self.inbox.wait()
         try:
             await self._parked
         finally:

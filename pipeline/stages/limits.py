@@ -25,7 +25,7 @@ class WatchedCall:
     After the call has ended (`done`) only the request's deadline is left.
     """
 
-    __slots__ = ("_began", "_deadline", "_limits", "done", "last", "ticket", "waiting")
+    __slots__ = ("_deadline", "_limits", "began", "done", "last", "ticket", "waiting")
 
     def __init__(self, ticket: Ticket, limits: CallLimits, began: float, deadline: float) -> None:
         self.ticket = ticket
@@ -33,7 +33,7 @@ class WatchedCall:
         self.waiting = True  # for the backend; false while the client keeps us from reading it
         self.done = False
         self._limits = limits
-        self._began = began
+        self.began = began
         self._deadline = deadline
 
     def expire(self, error: HeadgateError) -> None:
@@ -52,12 +52,12 @@ class WatchedCall:
         if self.done:
             return None
         limits = self._limits
-        if now >= self._began + limits.total:
+        if now >= self.began + limits.total:
             return _stalled(f"did not finish within {limits.total:g} s")
         if not self.waiting:
             return None
         if self.last is None:
-            overdue = now >= self._began + limits.first_delta
+            overdue = now >= self.began + limits.first_delta
             return _stalled(f"sent no first delta within {limits.first_delta:g} s") if overdue else None
         return _stalled(f"sent nothing for {limits.gap:g} s") if now >= self.last + limits.gap else None
 
@@ -71,12 +71,12 @@ class Watch:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._calls: set[WatchedCall] = set()
+        self.calls: set[WatchedCall] = set()  # to be looked at only; some may have ended since
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, call: WatchedCall) -> None:
         """Watches a call until its request ends."""
-        self._calls.add(call)
+        self.calls.add(call)
         if self._timer is None:
             self._arm()
 
@@ -87,11 +87,11 @@ class Watch:
 
     def _sweep(self) -> None:
         now = self._clock()
-        self._calls = {call for call in self._calls if call.ticket.ending is None}
-        for call in tuple(self._calls):
+        self.calls = {call for call in self.calls if call.ticket.ending is None}
+        for call in tuple(self.calls):
             call.check(now)
         self._timer = None
-        if self._calls:
+        if self.calls:
             self._arm()
 
     def _arm(self) -> None:

@@ -15,7 +15,8 @@ from pipeline.stages.base import Clock, Stage
 
 class RagStage(Stage[PromptRequest, RagOutput]):
     """`routes` says for each route which collection to search, for how many passages, how long, and what to do when
-    that fails. A route without a collection passes at the cost of a hop."""
+    that fails. A request may get fewer (`most_passages`). A route without a collection, and a request that gets no
+    passages at all, pass at the cost of a hop."""
 
     place = Place.RAG
 
@@ -35,17 +36,19 @@ class RagStage(Stage[PromptRequest, RagOutput]):
 
     def handle(self, message: PromptRequest) -> RagOutput | Coroutine[Any, Any, RagOutput | None]:
         route = self._routes[message.route]
-        if route.collection is None:
+        most = message.most_passages
+        count = route.passages if most is None else min(most, route.passages)
+        if route.collection is None or count <= 0:
             return RagOutput(message)
-        return self._search(message, route, route.collection)
+        return self._search(message, route, route.collection, count)
 
-    async def _search(self, request: PromptRequest, route: RouteSection, collection: str) -> RagOutput:
+    async def _search(self, request: PromptRequest, route: RouteSection, collection: str, count: int) -> RagOutput:
         limit = min(route.retrieval_timeout_ms / 1000, request.deadline - self.clock())
         if self._retriever is None:
             raise RetrievalFailed("This server has no collections")
         try:
             async with asyncio.timeout(limit):
-                passages = await self._retriever.search(collection, request.question, route.passages)
+                passages = await self._retriever.search(collection, request.question, count)
         except TimeoutError as error:
             if self.clock() >= request.deadline:
                 raise DeadlineExceeded("The deadline passed during the search for passages") from error

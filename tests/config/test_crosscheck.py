@@ -12,6 +12,8 @@ ECHO = '[[workers]]\nname = "w"\nkind = "echo"\n'
 OPENAI = '[[workers]]\nname = "w"\nkind = "openai"\nbase_url = "http://x"\n'
 EXTRACTIVE = '[[workers]]\nname = "w"\nkind = "extractive"\n'
 DOCS = '[[collections]]\nname = "docs"\n'
+KEY = f'[[keys]]\nname = "app"\nhash = "sha256:{"a" * 64}"\n'
+OTHER_KEY = KEY.replace("app", "ci").replace("aa", "bb")
 REDACT = '[[routes.filters]]\nkind = "redact"\npattern = '
 
 # the file; then its problem: path, found, expected (its beginning), nearest
@@ -257,6 +259,48 @@ TABLE = {
         "an address with a host",
         "",
     ),
+    "two keys of one name": (
+        f"{SMALLEST}{KEY}{OTHER_KEY}".replace("ci", "app"),
+        "keys[1].name",
+        '"app"',
+        "a name of its own: keys[0] has this one",
+        "",
+    ),
+    "one key twice": (
+        f"{SMALLEST}{KEY}{KEY}".replace("app", "ci", 1),
+        "keys[1].hash",
+        f'"sha256:{"a" * 64}"',
+        "a hash of its own: keys[0] has this one",
+        "",
+    ),
+    "a key for no route": (
+        f'{SMALLEST}{KEY}routes = ["r", "rr"]',
+        "keys[0].routes[1]",
+        '"rr"',
+        "the name of one of the routes: r",
+        "r",
+    ),
+    "a key instead of its hash": (
+        f'{SMALLEST}[[keys]]\nname = "app"\nhash = "hg_secret"',
+        "keys[0].hash",
+        "a value that is not shown",
+        "sha256: and 64 hexadecimal digits, by headgate key new",
+        "",
+    ),
+    "nobody may use it": (
+        f"server.anonymous = false\n{SMALLEST}",
+        "server.anonymous",
+        "false, and no [[keys]]",
+        "true, or a key (`headgate key new` makes one)",
+        "",
+    ),
+    "anybody may use it, and nobody said so": (
+        f'server.host = "0.0.0.0"\n{SMALLEST}',
+        "server.anonymous",
+        "nothing, and no [[keys]]",
+        "true if all who reach 0.0.0.0 may use it, else a key (`headgate key new` makes one)",
+        "",
+    ),
 }
 
 
@@ -278,6 +322,11 @@ def test_each_problem_alone(case, tmp_path):
         f"{SMALLEST}{REDACT}'\\(\\?R'",
         f"{SMALLEST}deadline_ms = 900_000",
         f"{ECHO}answer_tokens = 8191\n{ROUTE}",
+        f'{SMALLEST}{KEY}routes = ["r", "r"]\n{OTHER_KEY}',
+        f'server.host = "0.0.0.0"\n{SMALLEST}{KEY}',
+        f'server = {{host = "0.0.0.0", anonymous = true}}\n{SMALLEST}',
+        f"server.anonymous = false\n{SMALLEST}{KEY}",
+        f'server.host = "::1"\n{SMALLEST}',
     ],
 )
 def test_what_is_just_right(text, tmp_path):
@@ -297,6 +346,9 @@ def test_what_is_just_right(text, tmp_path):
         (f"{SMALLEST}{DOCS}store = 'qdrant'\nurl = 'x'", ["collections[0].url"]),
         (f"{EXTRACTIVE}{ROUTE}collection = 5\n", ["routes[0].collection"]),
         (f"server.max_deadline_ms = 0\n{SMALLEST}deadline_ms = 1_000_000", ["server.max_deadline_ms"]),
+        (f"server.host = '0.0.0.0'\n{SMALLEST}[[keys]]\nname = 'app'", ["keys[0].hash"]),
+        (f"server = {{host = '0.0.0.0', anonymous = 1}}\n{SMALLEST}", ["server.anonymous"]),
+        (f"keys = 5\nserver.anonymous = false\n{SMALLEST}", ["keys"]),
     ],
 )
 def test_one_mistake_is_reported_once(text, paths, tmp_path):
@@ -308,6 +360,14 @@ def test_a_default_over_a_limit_points_to_the_limit(tmp_path):
     assert problem.path == "server.deadline_ms"
     assert problem.found == "300000"
     assert problem.where.endswith(":2")
+
+
+def test_a_host_that_strangers_reach_is_where_the_question_comes_up(tmp_path):
+    (problem,) = problems(tmp_path, f'\nserver.host = "10.0.0.1"\n{SMALLEST}')
+    assert problem.path == "server.anonymous"
+    assert problem.where.endswith(":2")
+    (problem,) = problems(tmp_path, SMALLEST, {"HEADGATE__SERVER__HOST": "::"})
+    assert problem.where == "environment HEADGATE__SERVER__HOST"
 
 
 def test_a_duplicate_name_still_answers_to_references(tmp_path):

@@ -53,7 +53,7 @@ def test_leaves_are_all_keys_in_the_order_of_the_schema():
     route = RouteSection(name="r", worker="w", filters=[StopFilter(sequences=["x", "y"])])
     entries = dict(leaves(Config(workers=[EchoWorker(name="e"), worker], routes=[route])))
     assert next(iter(entries)) == ("server", "host")
-    assert list(entries)[-1] == ("collections",)
+    assert list(entries)[-1] == ("keys",)
     assert entries["workers", 0, "kind"] == "echo"
     assert entries["workers", 1, "headers", "A"] == "b"
     assert entries["routes", 0, "filters", 0, "sequences"] == ["x", "y"]

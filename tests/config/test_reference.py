@@ -32,14 +32,14 @@ def test_every_key_has_a_description():
         f"{info.cls.__name__}.{field.name}"
         for info in sections(of(Config))
         for field in info.fields
-        if not any(field.name in DESCRIPTIONS.get(base, {}) for base in info.cls.__mro__)
+        if not any(field.encode_name in DESCRIPTIONS.get(base, {}) for base in info.cls.__mro__)
     ]
     assert not missing, "to be added to config/descriptions.py"
 
 
 def test_no_description_is_of_a_key_that_is_gone():
     for section, keys in DESCRIPTIONS.items():
-        assert keys.keys() <= set(section.__struct_fields__), section
+        assert keys.keys() <= set(section.__struct_encode_fields__), section
 
 
 def test_the_reference_page_is_the_current_one():

@@ -1,6 +1,6 @@
 """Far more load than there is capacity for: everything stays bounded and every caller is told (guarantees 2 and 3).
 
-How much of the capacity is kept as goodput is not asked here: admission by estimated wait is not there yet.
+How much of the capacity is kept as goodput is asked by the load test (`python -m benchmarks.smoke`).
 """
 
 import asyncio
@@ -51,8 +51,8 @@ async def test_memory_stays_flat_and_every_caller_is_told_at_once(tmp_path: Path
                 if response.status == 503:
                     refused.append(time.monotonic() - began)
                     assert float(response.headers["Retry-After"]) >= 1
-                    assert response.headers["X-Headgate-Shed-Stage"] == "inference"
-                    assert response.headers["X-Headgate-Shed-Reason"] == "queue_full"
+                    assert response.headers["X-Headgate-Shed-Stage"] in {"ingress", "inference"}
+                    assert response.headers["X-Headgate-Shed-Reason"] in {"queue_full", "wait_budget", "standing_queue", "overdue"}
 
         async def watch() -> None:
             while time.monotonic() < until:

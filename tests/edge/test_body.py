@@ -6,6 +6,7 @@ import gzip
 import pytest
 
 from pipeline.core.outcomes import Outcome, Reason
+from tests.edge.scripted import ScriptedWorker, scripted_config
 from tests.edge.wire import Wire, ask, chat, connected, get, post
 from tests.flows import config
 from tests.http import Serving, serving
@@ -205,6 +206,40 @@ async def test_a_body_where_none_is_read_does_no_harm():
         assert (await wire.answer()).status == 200
         await wire.send(get("/healthz"))
         assert (await wire.answer()).status == 200
+
+
+BEYOND = [b"{}", b'{"a": 1}\r\n\r\n', b"\x00" * 100]
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+async def test_bytes_that_come_with_a_body_and_were_not_announced_make_the_request_a_bad_one(beyond):
+    async with serving(SMALL) as server, connected(server.port) as wire:
+        await wire.send(post(chat()) + beyond)
+        answer = await wire.answer()
+        assert (answer.status, answer.code) == (400, "malformed_http")
+        assert answer.headers["connection"] == "close"
+        assert await wire.closed() == b""
+        assert server.books.opened == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("beyond", BEYOND)
+async def test_bytes_that_come_after_it_do_it_no_harm_and_are_a_bad_request_of_their_own(beyond, stream):
+    said = ScriptedWorker()
+    conf = scripted_config()
+    async with serving(conf, workers={"said": said}) as server, connected(server.port) as wire:
+        await wire.send(post(chat(model="said", stream=stream)))
+        await said.called.wait()
+        await wire.send(beyond)
+        said.say("all", " of", " it", end=True)
+        first = await wire.answer()
+        assert first.status == 200
+        assert b" it" in first.body
+        second = await wire.answer()
+        assert (second.status, second.code) == (400, "malformed_http")
+        assert second.headers["connection"] == "close"
+        assert await wire.closed() == b""
+        assert endings(server) == [Reason.DONE]
 
 
 async def test_a_million_tokens_are_taken_or_refused_but_never_hang():

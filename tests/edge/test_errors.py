@@ -11,7 +11,9 @@ from pipeline.core.errors import (
     HeadgateError,
     InvalidRequest,
     Overloaded,
+    RateLimited,
     SlowClient,
+    Unauthorized,
     UnknownModel,
 )
 from pipeline.core.outcomes import OUTCOME_OF, Outcome, Reason
@@ -77,6 +79,16 @@ def test_official_clients_must_not_repeat_what_came_too_late(error):
 def test_a_backends_wish_is_handed_on():
     error = BackendFailed("busy", reason="backend_rate_limited", backend_status=429, retry_after=7)
     assert fields(error) == {"Retry-After": "7", "retry-after-ms": "7000"}
+
+
+def test_who_is_not_known_is_told_how_a_key_is_sent():
+    assert fields(Unauthorized("x")) == {"WWW-Authenticate": 'Bearer realm="headgate"'}
+
+
+def test_a_key_at_its_limit_is_told_when_to_come_back():
+    error = RateLimited("x", reason="request_limit", retry_after=0.0401)
+    assert fields(error) == {"Retry-After": "1", "retry-after-ms": "41"}
+    assert msgspec.json.decode(errors.error_json(error))["error"]["type"] == "requests"
 
 
 def test_errors_without_a_better_time_say_none():

@@ -3,6 +3,7 @@ from multidict import CIMultiDict
 
 from pipeline.core.errors import InvalidRequest
 from pipeline.edge import head
+from pipeline.policy.access import is_key
 
 
 def headers(**fields: str) -> CIMultiDict[str]:
@@ -60,12 +61,75 @@ def test_the_timeout_is_in_milliseconds():
     assert head.timeout(headers()) is None
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "1.5", "soon", "", " ", "1e3", "86400001", "9" * 5000, "١٢", "NaN"])
+NO_TIMEOUTS = [
+    "0",
+    "-1",
+    "1.5",
+    "soon",
+    "",
+    " ",
+    "1e3",
+    "86400001",
+    "9" * 5000,
+    "١٢",
+    "²",
+    "NaN",
+    "+5",
+    "0x10",
+    "1_000",
+]
+
+
+@pytest.mark.parametrize("given", [*NO_TIMEOUTS, " 5", "5 ", "5,5", "\udcff"])
 def test_a_timeout_that_is_no_positive_number_is_refused(given):
     with pytest.raises(InvalidRequest) as refused:
         head.timeout(headers(X_Request_Timeout_Ms=given))
     assert refused.value.param == "X-Request-Timeout-Ms"
     assert len(refused.value.message) < 200
+
+
+def test_a_timeout_that_comes_twice_is_refused():
+    twice = headers(X_Request_Timeout_Ms="5")
+    twice.add("x-request-timeout-ms", "5")
+    with pytest.raises(InvalidRequest) as refused:
+        head.timeout(twice)
+    assert "'5, 5'" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({}, None),
+        ({"Authorization": "Bearer hg_1"}, "hg_1"),
+        ({"authorization": "bearer   hg_1"}, "hg_1"),
+        ({"x_api_key": "hg_1"}, "hg_1"),
+        ({"Authorization": "Bearer hg_1", "x_api_key": "hg_2"}, "hg_1"),
+        ({"Authorization": "Bearer a b"}, "a b"),
+        ({"Authorization": "Bearer \udcff"}, "\udcff"),
+        ({"Authorization": "Bearer "}, ""),
+        ({"Authorization": "Bearer"}, ""),
+        ({"Authorization": ""}, ""),
+        ({"Authorization": "hg_1"}, ""),
+        ({"Authorization": "Basic aGdfMQ==", "x_api_key": "hg_1"}, ""),
+    ],
+)
+def test_a_key_is_what_comes_as_one(fields, key):
+    assert head.presented_key(headers(**fields)) == key
+
+
+@pytest.mark.parametrize("name", ["Authorization", "x-api-key"])
+def test_a_key_that_comes_twice_is_none(name):
+    value = "Bearer hg_1" if name == "Authorization" else "hg_1"
+    twice = CIMultiDict([(name, value), (name.title(), value)])
+    assert not is_key(head.presented_key(twice) or "")
+
+
+def test_a_class_is_handed_on_as_it_comes():
+    assert head.asked_class(headers()) is None
+    assert head.asked_class(headers(X_Headgate_Class="low")) == "low"
+    twice = headers(X_Headgate_Class="low")
+    twice.add("X-Headgate-Class", "low")
+    assert head.asked_class(twice) == "low, low"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import pytest
 
 from pipeline.core.ports import Readiness
+from pipeline.policy.access import key_hash
 from tests.edge.wire import ask, get
 from tests.flows import config
 from tests.http import serving
@@ -85,3 +86,42 @@ async def test_a_model_that_is_not_there_is_told_as_openai_does(path):
         assert (answer.status, answer.code) == (404, "model_not_found")
         assert answer.json["error"]["param"] == "model"
         assert len(answer.json["error"]["message"]) < 1200
+
+
+KEYED = config(
+    routes=[{"name": name, "worker": "echo"} for name in ("docs-qa", "echo", "team/llama:70b")],
+    keys=[
+        {"name": "all", "hash": key_hash("hg_all")},
+        {"name": "some", "hash": key_hash("hg_some"), "routes": ["team/llama:70b", "docs-qa"]},
+    ],
+)
+
+
+async def test_the_models_are_those_that_a_key_may_use():
+    async with serving(KEYED) as server:
+        for key, names in (
+            ("hg_all", ["docs-qa", "echo", "team/llama:70b"]),
+            ("hg_some", ["docs-qa", "team/llama:70b"]),
+        ):
+            answer = await ask(server.port, get("/v1/models", f"Authorization: Bearer {key}"))
+            assert [model["id"] for model in answer.json["data"]] == names
+        allowed = await ask(server.port, get("/v1/models/team/llama:70b", "x-api-key: hg_some"))
+        assert (allowed.status, allowed.json["id"]) == (200, "team/llama:70b")
+        hidden = await ask(server.port, get("/v1/models/echo", "x-api-key: hg_some"))
+        absent = await ask(server.port, get("/v1/models/nope", "x-api-key: hg_some"))
+        assert (hidden.status, hidden.code) == (absent.status, absent.code) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/echo", "/v1/models/nope"])
+@pytest.mark.parametrize("line", ["X-Other: 1", "Authorization: Bearer hg_other"])
+async def test_the_models_need_a_key_where_prompts_do(path, line):
+    async with serving(KEYED) as server:
+        answer = await ask(server.port, get(path, line))
+        assert (answer.status, answer.code) == (401, "invalid_api_key")
+        assert answer.headers["www-authenticate"] == 'Bearer realm="headgate"'
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
+async def test_what_monitors_read_needs_no_key(path):
+    async with serving(KEYED) as server:
+        assert (await ask(server.port, get(path))).status == 200

@@ -1,6 +1,6 @@
 """Tickets as the flow would leave them, for tests of what is counted and logged."""
 
-from pipeline.core.errors import HeadgateError
+from pipeline.core.errors import HeadgateError, Overloaded
 from pipeline.core.outcomes import STAGES, Place, Reason
 from pipeline.core.ports import Hooks
 from pipeline.core.ticket import Ticket
@@ -23,6 +23,17 @@ def open_ticket(hooks: Hooks, route: str | None = "docs", request_id: str = "req
     if route is not None:
         ticket.route = route
         hooks.after_route(ticket)
+    return ticket
+
+
+def refusal(reason: Reason = Reason.WAIT_BUDGET, place: Place = Place.INGRESS) -> Overloaded:
+    return Overloaded("The server is overloaded", place=place.label, reason=reason, retry_after=1.0)
+
+
+def refuse(hooks: Hooks, now: float, error: HeadgateError | None = None, route: str = "docs") -> Ticket:
+    """A request that was not let in."""
+    ticket = open_ticket(hooks, route)
+    ticket.fail(error or refusal(), now)
     return ticket
 
 

@@ -13,7 +13,8 @@ from pipeline.observe.books import book_lost
 from pipeline.observe.exposition import Exposition, ProcessFacts
 from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.metrics import ShardGauges, ShardMetrics
-from tests.observe.requests import ROUTES, complete, end, open_ticket
+from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal
+from tests.observe.test_metrics import Busy
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -81,6 +82,47 @@ def test_every_outcome_of_a_route_is_there_from_the_start(layout):
     assert set(found.values()) <= {0.0, 1.0}
 
 
+def test_what_the_head_gate_refused_is_added_to_what_had_no_route(layout):
+    cells = block(layout)
+    metrics = ShardMetrics(layout, cells)
+    metrics.after_gate(refusal(), 0.0, 1.0)
+    metrics.after_gate(refusal(), 0.0, 1.0)
+    end(open_ticket(metrics, None), Reason.WAIT_BUDGET, Place.INGRESS)
+    found = samples(Exposition(layout, [cells], no_processes, "1"))
+    assert value(found, "requests_offered_total", route="-") == 3
+    assert value(found, "requests_total", route="-", outcome="shed", stage="ingress", reason="wait_budget") == 3
+    assert value(found, "requests_open", route="-") == value(found, "requests_unrouted") == 0
+    assert value(found, "requests_by_class_total", **{"class": "-", "outcome": "shed"}) == 3
+    assert value(found, "requests_by_class_total", **{"class": "critical", "outcome": "completed"}) == 0
+
+
+def test_a_workers_limit_adds_up_over_shards_and_its_wait_does_not(layout):
+    blocks = [block(layout), block(layout), block(layout)]
+    for cells, estimate in zip(blocks, [0.25, 0.75], strict=False):
+        busy = Busy([])
+        busy.estimate = estimate
+        ShardGauges(layout, cells).worker("small", busy, 7.0)
+    found = samples(Exposition(layout, blocks, no_processes, "1"))
+    assert value(found, "worker_limit", worker="small") == 18
+    assert value(found, "worker_inflight", worker="small") == 16
+    assert value(found, "worker_waiting", **{"worker": "small", "class": "low"}) == 600
+    assert value(found, "worker_pushed_back_total", worker="small") == 6
+    assert value(found, "worker_estimated_wait_seconds", worker="small") == 0.75
+    assert value(found, "admission_standing", worker="small") == 1
+    assert value(found, "admission_standing", worker="large") == 0
+
+
+def test_what_requests_got_less_of_is_shown_by_route_and_step(layout):
+    cells = block(layout)
+    metrics = ShardMetrics(layout, cells)
+    ticket = open_ticket(metrics, "chat")
+    ticket.reduced = ("max_tokens=64",)
+    end(ticket, Reason.DONE, Place.STREAM)
+    found = samples(Exposition(layout, [cells], no_processes, "1"))
+    assert value(found, "degraded_total", route="chat", step="shorter_answer") == 1
+    assert value(found, "degraded_total", route="chat", step="fewer_passages") == 0
+
+
 def test_a_lost_request_has_no_known_stage(layout):
     cells = block(layout)
     open_ticket(ShardMetrics(layout, cells), "chat")
@@ -125,22 +167,24 @@ def test_nothing_ends_before_it_was_offered_even_while_a_shard_writes(layout):
         metrics = ShardMetrics(layout, cells)
         while True:
             complete(metrics)
+            metrics.after_gate(refusal(), 0.0, 1.0)
             end(open_ticket(metrics, None), Reason.INVALID, Place.INGRESS)
     try:
         exposition = Exposition(layout, [cells], no_processes, "1")
         until = time.monotonic() + 0.7
         while time.monotonic() < until:
             found = samples(exposition)
-            opened = value(found, "requests_open", route="docs")
-            offered = value(found, "requests_offered_total", route="docs")
-            ended = sum(
-                v
-                for (name, labels), v in found.items()
-                if name == "headgate_requests_total" and ("route", "docs") in labels
-            )
-            assert opened >= 0
             assert value(found, "requests_unrouted") >= 0
-            assert offered == ended + opened
+            for route in ("docs", "-"):
+                opened = value(found, "requests_open", route=route)
+                offered = value(found, "requests_offered_total", route=route)
+                ended = sum(
+                    v
+                    for (name, labels), v in found.items()
+                    if name == "headgate_requests_total" and ("route", route) in labels
+                )
+                assert opened >= 0
+                assert offered == ended + opened
         assert offered > 0
     finally:
         os.kill(writer, signal.SIGKILL)

@@ -9,15 +9,16 @@ import pytest
 import structlog
 
 from config.schema import LoggingSection
+from pipeline.core.access import Caller
 from pipeline.core.errors import BackendFailed, StageFailed
 from pipeline.core.messages import Cut, PromptRequest
-from pipeline.core.outcomes import Place, Reason
+from pipeline.core.outcomes import Place, Priority, Reason
 from pipeline.core.ports import Hooks
 from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.logs import Logs
 from pipeline.observe.metrics import ShardMetrics
 from pipeline.observe.observers import Observers
-from tests.observe.requests import ROUTES, complete, end, open_ticket
+from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal, refuse
 from workers.base import ChatMessage, Parameters, Usage
 
 
@@ -234,6 +235,97 @@ class TestRequests:
         assert (line["prompt_tokens"], line["completion_tokens"], line["deltas"]) == (10, 4, 3)
         assert line["first_token_ms"] == 20.0
         assert line["stage_ms"] == dict.fromkeys(["rag", "assemble", "inference", "post", "stream"], 3.0)
+
+    def test_whose_it_was_and_what_it_got_less_of(self, start, log_file):
+        logs = start()
+        ticket = open_ticket(hooks_of(logs))
+        ticket.caller, ticket.priority = Caller("batch jobs"), Priority.LOW
+        ticket.reduced = ("passages=2", "max_tokens=256")
+        end(ticket, Reason.DONE, Place.STREAM)
+        logs.writer.flush()
+        (line,) = log_file[1]()
+        assert (line["key"], line["class"]) == ("batch jobs", "low")
+        assert line["reduced"] == ["passages=2", "max_tokens=256"]
+
+    def test_of_what_was_refused_only_so_many_a_second(self, start, log_file):
+        logs = start(refusals_per_s=2)
+        hooks = hooks_of(logs)
+        for n in range(50):
+            refuse(hooks, 1.0 + n / 100)
+            hooks.after_gate(refusal(Reason.QUEUE_FULL), 0.9, 1.0 + n / 100, f"gated-{n}")
+        complete(hooks)
+        logs.close()
+        *lines, left_out = log_file[1]()
+        shown = [(line["request_id"], line["reason"]) for line in lines]
+        assert sorted(shown) == [
+            ("gated-0", "queue_full"),
+            ("gated-1", "queue_full"),
+            ("req-1", "done"),
+            ("req-1", "wait_budget"),
+            ("req-1", "wait_budget"),
+        ]
+        assert {key: left_out[key] for key in ("event", "level", "process")} == {
+            "event": "refusals_left_out",
+            "level": "info",
+            "process": "shard 0",
+        }
+        assert left_out["count"] == 96
+        assert left_out["reasons"] == {"wait_budget": 48, "queue_full": 48}
+        assert left_out["routes"] == {"docs": 48, "-": 48}
+
+    def test_what_the_head_gate_refused_has_no_route(self, start, log_file):
+        logs = start()
+        hooks_of(logs).after_gate(refusal(), 1.0, 1.0015)
+        logs.writer.flush()
+        (line,) = log_file[1]()
+        assert line.pop("timestamp").endswith("Z")
+        assert line == {
+            "event": "request",
+            "level": "info",
+            "process": "shard 0",
+            "request_id": "-",
+            "route": "-",
+            "worker": "-",
+            "outcome": "shed",
+            "stage": "ingress",
+            "reason": "wait_budget",
+            "stream": False,
+            "duration_ms": 1.5,
+            "queue_ms": {},
+            "stage_ms": {},
+        }
+
+    def test_at_a_terminal_the_same_is_left_out(self, start, tmp_path):
+        logs = start(format="console", refusals_per_s=1)
+        hooks = hooks_of(logs)
+        ticket = open_ticket(hooks)
+        ticket.reduced = ("passages=2", "max_tokens=256")
+        end(ticket, Reason.DONE, Place.STREAM)
+        for _ in range(4):
+            refuse(hooks, 1.0)
+            hooks.after_gate(refusal(Reason.QUEUE_FULL), 0.9, 1.0)
+        logs.close()
+        first, *refused, left_out = (tmp_path / "log").read_text().splitlines()
+        assert "reduced='passages=2 max_tokens=256'" in first
+        assert len(refused) == 2
+        assert "refusals_left_out" in left_out
+        assert "reasons='wait_budget:3 queue_full:3'" in left_out
+
+    def test_a_refusal_left_out_costs_no_record(self, start, monkeypatch):
+        def never(*_):
+            raise AssertionError("a record was made")
+
+        logs = start(refusals_per_s=0)
+        hooks = hooks_of(logs)
+        monkeypatch.setattr("pipeline.observe.requests.record_of", never)
+        monkeypatch.setattr("pipeline.observe.requests.record_of_gated", never)
+        reported = []
+        monkeypatch.setattr("pipeline.observe.observers.log.exception", lambda event, **_: reported.append(event))
+        refuse(hooks, 1.0)
+        hooks.after_gate(refusal(), 1.0, 1.0)
+        assert not reported
+        complete(hooks)
+        assert reported == ["observer_failed"]
 
     def test_a_higher_level_leaves_them_out_at_no_cost(self, start):
         assert [type(hook).__name__ for hook in start(level="warning").hooks()] == ["FaultLog"]

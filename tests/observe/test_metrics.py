@@ -1,12 +1,17 @@
-import pytest
+from math import inf, nextafter
 
-from pipeline.core.outcomes import Place, Reason
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.access import ANONYMOUS
+from pipeline.core.outcomes import OUTCOME_OF, Outcome, Place, Priority, Reason
 from pipeline.core.queue import QueueStatistics
 from pipeline.core.ticket import Ticket
-from pipeline.observe.books import book_lost, endings, still_open, totals, unrouted
-from pipeline.observe.layout import QUEUE_BOUNDS, UNROUTED, MetricsLayout
-from pipeline.observe.metrics import ShardGauges, ShardMetrics, observe
-from tests.observe.requests import ROUTES, complete, end, open_ticket
+from pipeline.observe.books import book_lost, by_class, endings, offered, still_open, totals, unrouted
+from pipeline.observe.layout import INTER_TOKEN_BOUNDS, OUTCOMES, QUEUE_BOUNDS, STEPS, UNROUTED, MetricsLayout
+from pipeline.observe.metrics import ShardGauges, ShardMetrics, observe, observe_all
+from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal
 from workers.base import Usage
 
 
@@ -32,12 +37,7 @@ def ended(layout, cells, route):
 class TestLayout:
     def test_is_the_same_for_the_same_configuration(self):
         first, second = MetricsLayout(ROUTES), MetricsLayout(dict(ROUTES))
-        assert (first.routes, first.workers, first.stages, first.lag) == (
-            second.routes,
-            second.workers,
-            second.stages,
-            second.lag,
-        )
+        assert vars(first) == vars(second)
 
     def test_no_cell_has_two_meanings(self, layout):
         used = [layout.opened, layout.connections, layout.lines_dropped]
@@ -47,11 +47,15 @@ class TestLayout:
             histograms += [stage.sojourn, stage.service]
         for route in layout.routes.values():
             used += [*range(route.outcomes, route.outcomes + len(Place) * len(Reason)), route.lost, route.offered]
-            used += [route.prompt_tokens, route.completion_tokens, route.deltas]
+            used += [*route.gated, route.prompt_tokens, route.completion_tokens, route.deltas]
+            used += range(route.reduced, route.reduced + len(STEPS))
             histograms.append(route.first_token)
         for worker in layout.workers.values():
-            used.append(worker.inflight)
+            used += [worker.inflight, worker.limit, worker.estimated_wait, worker.standing, worker.pushed_back]
+            used += range(worker.waiting, worker.waiting + len(Priority))
             histograms.append(worker.inter_token)
+        for first in layout.classes.values():
+            used += range(first, first + len(OUTCOMES))
         for histogram in histograms:
             used += [*range(histogram.first, histogram.first + len(histogram.bounds) + 1), histogram.total]
         assert len(used) == len(set(used))
@@ -96,6 +100,58 @@ class TestRequests:
         assert sum(summed.values()) == 6
 
 
+class TestGated:
+    def test_counts_as_offered_and_shed_under_no_route(self, layout, cells, metrics):
+        metrics.after_gate(refusal(Reason.WAIT_BUDGET), 1.0, 1.001)
+        metrics.after_gate(refusal(Reason.QUEUE_FULL), 1.0, 1.001, "req-9")
+        end(open_ticket(metrics, None), Reason.QUEUE_FULL, Place.INGRESS)
+        nowhere = layout.routes[UNROUTED]
+        assert ended(layout, cells, UNROUTED) == {
+            (Place.INGRESS, Reason.WAIT_BUDGET): 1,
+            (Place.INGRESS, Reason.QUEUE_FULL): 2,
+        }
+        assert offered(nowhere, cells) == 3
+        assert (still_open(nowhere, cells), unrouted(layout, cells)) == (0, 0)
+        assert totals(layout, [cells]) | {"offered": 3, "shed": 3} == totals(layout, [cells])
+
+    def test_is_a_single_write(self, layout):
+        cells = Mortal([0] * layout.size)
+        cells.lives = 1
+        ShardMetrics(layout, cells).after_gate(refusal(), 1.0, 1.001)
+        assert cells.lives == 0
+
+    def test_outlives_its_shard_and_is_not_lost_with_it(self, layout, cells, metrics):
+        metrics.after_gate(refusal(), 1.0, 1.001)
+        open_ticket(metrics, None)
+        assert book_lost(layout, cells) == 1
+        assert ended(layout, cells, UNROUTED) == {
+            (Place.INGRESS, Reason.WAIT_BUDGET): 1,
+            (None, Reason.SHARD_LOST): 1,
+        }
+
+
+class TestClasses:
+    def counted(self, layout, cells) -> dict[tuple[str, Outcome], int]:
+        return {(name, outcome): number for name, outcome, number in by_class(layout, cells) if number}
+
+    @pytest.mark.parametrize("priority", Priority)
+    @pytest.mark.parametrize("reason", [Reason.DONE, Reason.WAIT_BUDGET, Reason.DEADLINE, Reason.BACKEND_RESET])
+    def test_each_ending_counts_under_its_class(self, layout, cells, metrics, priority, reason):
+        ticket = open_ticket(metrics)
+        ticket.caller, ticket.priority = ANONYMOUS, priority
+        end(ticket, reason, Place.INGRESS)
+        assert self.counted(layout, cells) == {(priority.label, OUTCOME_OF[reason]): 1}
+
+    def test_what_ended_before_its_caller_was_known_has_none(self, layout, cells, metrics):
+        end(open_ticket(metrics, None), Reason.UNAUTHORIZED, Place.INGRESS)
+        metrics.after_gate(refusal(), 1.0, 1.001)
+        assert self.counted(layout, cells) == {("-", Outcome.REJECTED): 1, ("-", Outcome.SHED): 1}
+
+    def test_what_was_let_in_without_a_caller_counts_as_normal(self, layout, cells, metrics):
+        complete(metrics)
+        assert self.counted(layout, cells) == {("normal", Outcome.COMPLETED): 1}
+
+
 class TestObservations:
     def test_a_completed_request_is_seen_in_all_five_stages(self, layout, cells, metrics):
         complete(metrics)
@@ -135,6 +191,36 @@ class TestObservations:
         end(ticket, Reason.DONE, Place.STREAM)
         assert cells[layout.routes["docs"].prompt_tokens] == counted
 
+    def test_what_a_request_got_less_of_is_counted_under_its_route(self, layout, cells, metrics):
+        for reduced in [("passages=2", "max_tokens=256"), ("max_tokens=64",), ()]:
+            ticket = open_ticket(metrics)
+            ticket.reduced = reduced
+            end(ticket, Reason.DONE, Place.STREAM)
+        first = layout.routes["docs"].reduced
+        assert dict(zip(STEPS, cells[first : first + len(STEPS)], strict=True)) == {
+            "fewer_passages": 1,
+            "shorter_answer": 2,
+        }
+
+    @given(
+        st.lists(
+            st.floats(0.0, 100.0)
+            | st.sampled_from(INTER_TOKEN_BOUNDS)
+            | st.sampled_from([nextafter(bound, inf) for bound in INTER_TOKEN_BOUNDS]),
+            max_size=70,
+        )
+    )
+    def test_many_at_once_are_booked_as_one_by_one(self, gaps):
+        layout = MetricsLayout(ROUTES)
+        histogram = layout.workers["small"].inter_token
+        together, alone = [0] * layout.size, [0] * layout.size
+        observe_all(together, histogram, list(gaps))
+        for gap in gaps:
+            observe(alone, histogram, gap)
+        assert together[histogram.total] == pytest.approx(alone[histogram.total], abs=len(gaps) + 1)
+        together[histogram.total] = alone[histogram.total]
+        assert together == alone
+
     def test_deltas_are_counted_once_and_their_gaps_observed(self, layout, cells, metrics):
         ticket = open_ticket(metrics)
         ticket.worker = "small"
@@ -160,16 +246,53 @@ class TestGauges:
         replacement.stage(Place.RAG, statistics._replace(depth=1, offered=2, taken=1, shed=0), 1)
         assert [cells[index] for index in rag[:6]] == [1, 8, 1, 12, 7, 1]
 
-    def test_inflight_counts_open_requests_of_each_worker(self, layout, cells, metrics):
-        gauges = ShardGauges(layout, cells)
-        tickets = {open_ticket(metrics) for _ in range(3)}
-        for ticket, worker in zip(sorted(tickets, key=id), ["small", "small", "-"], strict=True):
-            ticket.worker = worker
-        gauges.inflight(tickets)
-        assert cells[layout.workers["small"].inflight] == 2
-        assert cells[layout.workers["large"].inflight] == 0
-        gauges.inflight(set())
-        assert cells[layout.workers["small"].inflight] == 0
+    def test_a_worker_shows_its_limit_and_what_waits_for_it(self, layout, cells):
+        asked: list[tuple[Priority, float]] = []
+        ShardGauges(layout, cells).worker("small", Busy(asked), 7.0)
+        w = layout.workers["small"]
+        assert (cells[w.limit], cells[w.inflight], cells[w.standing], cells[w.pushed_back]) == (9, 8, 1, 3)
+        assert cells[w.waiting : w.waiting + len(Priority)] == [0, 1, 20, 300]
+        assert cells[w.estimated_wait] == 250_000_000
+        assert asked == [(Priority.NORMAL, 7.0)]
+        assert cells[layout.workers["large"].limit] == 0
+
+    @pytest.mark.parametrize(("estimate", "shown"), [(inf, 10**15), (-1e-9, 0)])
+    def test_no_estimate_is_too_odd_for_a_cell(self, layout, estimate, shown):
+        cells = memoryview(bytearray(layout.size * 8)).cast("Q")
+        busy = Busy([])
+        busy.estimate = estimate
+        ShardGauges(layout, cells).worker("small", busy, 7.0)
+        assert cells[layout.workers["small"].estimated_wait] == shown
+
+    def test_a_worker_that_no_route_uses_is_not_shown(self, layout, cells):
+        ShardGauges(layout, cells).worker("spare", Busy([]), 7.0)
+        assert not any(cells)
+
+    def test_only_what_was_counted_of_a_worker_outlives_its_shard(self, layout, cells):
+        ShardGauges(layout, cells).worker("small", Busy([]), 7.0)
+        book_lost(layout, cells)
+        w = layout.workers["small"]
+        assert [cells[index] for index in range(w.inflight, w.inter_token.first)] == [0] * 8 + [3]
+        ShardGauges(layout, cells).worker("small", Busy([]), 7.0)
+        assert cells[w.pushed_back] == 6
+
+
+class Busy:
+    """A worker's lane under load."""
+
+    limit = 9
+    inflight = 8
+    waiting = (0, 1, 20, 300)
+    standing = True
+    pushed_back = 3
+    estimate = 0.25
+
+    def __init__(self, asked: list[tuple[Priority, float]]) -> None:
+        self._asked = asked
+
+    def estimated_wait(self, priority: Priority, now: float) -> float:
+        self._asked.append((priority, now))
+        return self.estimate
 
 
 class Killed(BaseException):
@@ -207,6 +330,7 @@ def busy_minute(metrics) -> list[Ticket]:
         end(arrive(None), Reason.INVALID, Place.INGRESS)
         complete(metrics, "chat")
         arrived.append(arrived[-1])  # the completed one
+        metrics.after_gate(refusal(), 0.0, 1.0)
         end(arrive("code"), Reason.QUEUE_FULL, Place.INFERENCE)
         end(arrive("docs"), Reason.BACKEND_RESET, Place.STREAM)
         arrive("code")
@@ -222,7 +346,7 @@ class TestLoss:
         cells.lives = writes
         busy_minute(ShardMetrics(layout, cells))
         cells.lives = float("inf")
-        opened = cells[layout.opened]
+        arrived = cells[layout.opened] + sum(cells[index] for index in layout.routes[UNROUTED].gated)
 
         book_lost(layout, cells)
 
@@ -231,7 +355,7 @@ class TestLoss:
             assert still_open(route, cells) == 0
             assert all(number > 0 for _, _, number in endings(route, cells))
         summed = totals(layout, [cells])
-        assert summed.pop("offered") == opened == sum(summed.values())
+        assert summed.pop("offered") == arrived == sum(summed.values())
 
     def test_open_requests_are_booked_as_lost_once(self, layout, cells, metrics):
         open_ticket(metrics, "docs")

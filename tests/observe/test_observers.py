@@ -1,13 +1,15 @@
 import asyncio
 
+import pytest
+
 from pipeline.core.outcomes import Place, Reason
 from pipeline.core.ports import Hooks
 from pipeline.core.ticket import Ticket
 from pipeline.observe.books import totals
 from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.metrics import ShardMetrics
-from pipeline.observe.observers import Observers
-from tests.observe.requests import ROUTES, complete, end, open_ticket
+from pipeline.observe.observers import Observers, Selective
+from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal, refuse
 
 
 class Seen(Hooks):
@@ -43,3 +45,73 @@ async def test_what_waits_is_bounded_and_flushed_at_the_end():
     assert len(seen.tickets) == 512
     observers.flush()
     assert len(seen.tickets) == 600
+
+
+class Choosy(Seen, Selective):
+    """Wants to see what completed."""
+
+    def wants(self, ticket: Ticket) -> bool:
+        return ticket.ending.reason is Reason.DONE
+
+
+class NoLater:
+    """The loop's `call_later`, which here must not be needed."""
+
+    def __call__(self, delay, callback):
+        raise AssertionError("a timer was set")
+
+
+@pytest.fixture
+def layout() -> MetricsLayout:
+    return MetricsLayout(ROUTES)
+
+
+def test_a_refusal_that_nobody_wants_to_see_leaves_nothing_to_do(layout):
+    cells = [0] * layout.size
+    choosy = Choosy()
+    observers = Observers(ShardMetrics(layout, cells), [choosy], NoLater())
+    refuse(observers, 1.0)
+    observers.after_gate(refusal(), 0.0, 1.0)
+    assert totals(layout, [cells])["shed"] == 2
+    observers.flush()
+    assert not choosy.tickets
+
+
+def test_what_was_shed_after_it_waited_is_booked_although_nobody_wants_to_see_it(layout):
+    cells = [0] * layout.size
+    choosy = Choosy()
+    observers = Observers(ShardMetrics(layout, cells), [choosy])
+    ticket = open_ticket(observers)
+    ticket.sojourn[Place.INFERENCE] = 0.3
+    end(ticket, Reason.STANDING_QUEUE, Place.INFERENCE)
+    assert cells[layout.stages[Place.INFERENCE].sojourn.total] == 300_000_000
+    assert not choosy.tickets
+    assert complete(observers) in choosy.tickets
+
+
+def test_an_observer_that_cannot_say_what_it_wants_hurts_nobody(layout, caplog):
+    class Undecided(Seen, Selective):
+        """Does not say."""
+
+    seen = Seen()
+    cells = [0] * layout.size
+    observers = Observers(ShardMetrics(layout, cells), [Undecided(), seen])
+    refuse(observers, 1.0)
+    assert len(seen.tickets) == totals(layout, [cells])["shed"] == 1
+
+
+def test_a_gated_refusal_is_told_to_all_who_listen(layout):
+    class Broken(Hooks):
+        def after_gate(self, error, arrived, now, request_id=""):
+            raise ZeroDivisionError
+
+    class Told(Hooks):
+        def after_gate(self, error, arrived, now, request_id=""):
+            told.append((error.reason, arrived, now, request_id))
+
+    told: list[tuple[str, float, float, str]] = []
+    cells = [0] * layout.size
+    observers = Observers(ShardMetrics(layout, cells), [Seen(), Broken(), Told()])
+    observers.after_gate(refusal(Reason.QUEUE_FULL), 1.0, 1.5, "req-7")
+    assert told == [("queue_full", 1.0, 1.5, "req-7")]
+    assert totals(layout, [cells])["shed"] == 1

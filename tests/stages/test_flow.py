@@ -238,7 +238,7 @@ async def test_a_full_pipeline_sheds_at_the_door_and_serves_the_rest():
             assert isinstance(error, Overloaded)
             assert error.retry_after is not None
             assert error.retry_after >= 1
-            assert ended(ticket) == (Outcome.SHED, Reason.QUEUE_FULL, Place.INFERENCE)
+            assert ended(ticket) == (Outcome.SHED, Reason.QUEUE_FULL, Place.INGRESS)
         go.set()
         sinks += [s for t, s in results if (t, s) not in shed]
         assert [await s.done() for s in sinks] == ["a"] * 3

@@ -31,6 +31,7 @@ def ask(
     messages: tuple[ChatMessage, ...] | None = None,
     body: dict[str, Any] | bytes = b"",
     rewritten: bool = True,
+    shortened: bool = False,
     **parameters: Any,
 ) -> GenerationRequest:
     return GenerationRequest(
@@ -43,6 +44,7 @@ def ask(
         passages,
         body if isinstance(body, bytes) else msgspec.json.encode(body),
         rewritten,
+        shortened,
     )
 
 

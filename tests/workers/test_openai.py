@@ -76,6 +76,24 @@ async def test_what_is_sent():
     assert exchange.json["model"] == "asked-for"
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_a_shortened_request_over_the_wire(name):
+    """A backend that counts as it is told to: the answer ends with `length`, and the rest of the body is as it was."""
+
+    async def counts(exchange):
+        words = [chunk(f"w{at} ") for at in range(exchange.json[name])]
+        await says(streamed(*words, chunk(finish="length"), usage_chunk(3, len(words))))(exchange)
+
+    body = b'{"model":"m","messages":[{"role":"user","content":"hi"}], "%s" : 100,"x": [1.50, 1e2]}' % name.encode()
+    async with calling(counts) as (worker, backend):
+        answer = await told(worker, ask(body=body, rewritten=False, shortened=True, max_tokens=3))
+    assert (answer.text, answer.reasons) == ("w0 w1 w2 ", {0: ["length"]})
+    assert backend.exchanges[0].body == (
+        b'{"model":"asked-for","messages":[{"role":"user","content":"hi"}],"%s":3,"x":[1.50, 1e2],"stream":true,'
+        b'"stream_options":{"include_usage":true}}' % name.encode()
+    )
+
+
 async def test_the_sections_own_headers_win():
     headers = {"Authorization": "Basic abc"}
     async with calling(says(ANSWER), api_key="sk-secret-1", headers=headers, model="theirs") as (worker, backend):

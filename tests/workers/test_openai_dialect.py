@@ -1,4 +1,5 @@
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -83,6 +84,54 @@ def test_a_request_of_another_dialect_is_built_from_its_parameters():
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def limits_of(sent: bytes) -> dict[str, object]:
+    return {name: value for name, value in json.loads(sent).items() if name.startswith("max_")}
+
+
+@pytest.mark.parametrize(
+    ("given_limits", "sent_limits"),
+    [
+        (b"", {"max_tokens": 256}),
+        (b', "max_tokens": 1000', {"max_tokens": 256}),
+        (b', "max_completion_tokens":1000', {"max_completion_tokens": 256}),
+        (b', "max_tokens":900,"max_completion_tokens": 1000', {"max_tokens": 256, "max_completion_tokens": 256}),
+        (b', "max_tokens":10,"max_completion_tokens": 1000', {"max_tokens": 10, "max_completion_tokens": 256}),
+        (b', "max_tokens":null', {"max_tokens": 256}),
+        (b', "max_completion_tokens": null', {"max_completion_tokens": 256}),
+        (b', "max_tokens":null,"max_completion_tokens":null', {"max_tokens": None, "max_completion_tokens": 256}),
+        (b', "max_tokens":500,"max_completion_tokens":null', {"max_tokens": 256, "max_completion_tokens": None}),
+        (b', "max_tokens":"1000"', {"max_tokens": 256}),  # no door of ours lets this in
+    ],
+)
+@pytest.mark.parametrize("rewritten", [True, False])
+def test_a_shortened_request_is_sent_with_the_lower_limit_and_everything_else_as_it_stands(
+    given_limits, sent_limits, rewritten
+):
+    messages = (ChatMessage("user", "hi", b'{"role":"user","content":"hi","name":"\\u0041nn"}'),)
+    body = BODY[:-1] + given_limits + b"}"
+    request = ask(messages=messages, body=body, rewritten=rewritten, shortened=True, max_tokens=256)
+    sent = encoded(request)
+    assert limits_of(sent) == sent_limits
+    plain = encoded(ask(messages=messages, body=body, rewritten=rewritten, max_tokens=256))
+    assert without_limits(sent) == without_limits(plain)
+    assert b'"seed":123456789012345678901234567890,"x_unknown":{"k": [null, 1e400]}' in sent
+
+
+def without_limits(sent: bytes) -> bytes:
+    return re.sub(rb',"max_(completion_)?tokens":("\d+"|\d+|null)', b"", sent)
+
+
+@pytest.mark.parametrize("limit", [b"1000", b"null", b"1.0e3", b'"x"'])
+def test_a_request_that_is_not_shortened_keeps_its_own_limits(limit):
+    body = b'{"max_tokens":%s,"max_completion_tokens":%s}' % (limit, limit)
+    sent = encoded(ask(body=body, max_tokens=256))
+    assert b'"max_tokens":%s,"max_completion_tokens":%s' % (limit, limit) in sent
+
+
+def test_a_shortened_request_of_another_dialect_has_its_limit_once():
+    assert limits_of(encoded(ask("hi", shortened=True, max_tokens=5))) == {"max_tokens": 5}
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{", b'{"a": 01}', b"\xff", b'{"a":' + b"[" * 100_000])

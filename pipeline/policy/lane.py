@@ -1,0 +1,281 @@
+"""One worker's lane: its places, its queue, and what is known of its pace. Decides who is let in, and who goes next."""
+
+import enum
+from collections.abc import Iterable
+from math import exp, inf
+from typing import Generic, NamedTuple, TypeVar
+
+from pipeline.core.outcomes import Priority, Reason
+from pipeline.policy.admission import (
+    Allowance,
+    allowance,
+    estimated_wait,
+    retry_after,
+    standing_target,
+    wait_budget,
+)
+from pipeline.policy.codel import CoDel
+from pipeline.policy.concurrency import ConcurrencyLimit
+from pipeline.policy.fair import FairQueue, Flow
+from pipeline.policy.limits import TokenBucket
+from pipeline.policy.typical import Typical
+
+T = TypeVar("T")
+
+TOLERANCE = 0.1  # seconds that a request may wait beyond its budget: what was estimated at the door was an estimate
+_REFUSALS_REMEMBERED = 1.0  # seconds, of the count of those who were told to come back
+
+
+class Rules(NamedTuple):
+    """What acts. `wait_budget` off: only capacity counts. `codel_interval` in seconds, None: no CoDel. `fair` false: in
+    order of arrival."""
+
+    wait_budget: bool = True
+    codel_interval: float | None = 0.1
+    fair: bool = True
+
+
+class Asker(NamedTuple):
+    """Who wants in. `session` None: not known yet, so that it may be one without any work."""
+
+    priority: Priority
+    caller: str
+    weight: float
+    session: str | None
+
+
+class Verdict(enum.Enum):
+    ADMIT = enum.auto()
+    DISPLACE = enum.auto()  # admit, and shed `victim`
+    REFUSE = enum.auto()
+
+
+class Decision(NamedTuple, Generic[T]):
+    """`wait` is what was estimated, `allowed` what may be waited; `reason` why it is refused or displaces the
+    victim."""
+
+    verdict: Verdict
+    wait: float
+    allowed: float
+    reason: Reason
+    victim: T | None = None
+
+
+class Lane(Generic[T]):
+    """`waiting` counts, by class, the requests that were admitted and have not started, wherever they are; those that
+    have come to Inference wait in `queue`. `quotas` bound what goes out, in requests and in tokens a second."""
+
+    def __init__(
+        self,
+        name: str,
+        limit: ConcurrencyLimit,
+        rules: Rules,
+        *,
+        requests: TokenBucket | None = None,
+        tokens: TokenBucket | None = None,
+    ) -> None:
+        self.name = name
+        self.limiter = limit
+        self.rules = rules
+        self.typical = Typical()
+        self.queue: FairQueue[T] = FairQueue()
+        self.waiting = [0] * len(Priority)
+        self.inflight = 0
+        self.pushed_back = 0  # answers 429 and 503
+        self._codel = [CoDel(rules.codel_interval or inf) for _ in Priority]
+        self._requests = requests
+        self._tokens = tokens
+        self._refused = 0.0
+        self._refused_at = 0.0
+
+    # What is known.
+
+    @property
+    def limit(self) -> int:
+        return self.limiter.limit
+
+    @property
+    def rate(self) -> float:
+        """Requests a second that the worker takes, 0.0 while unknown."""
+        hold = self.typical.hold
+        return self.limiter.limit / hold if hold else 0.0
+
+    @property
+    def standing(self) -> bool:
+        return any(codel.standing for codel in self._codel)
+
+    def estimated_wait(self, priority: Priority, now: float) -> float:
+        """Seconds until a newcomer of this class would start: the work at or above it, at the worker's pace."""
+        ahead = 0
+        for waiting in self.waiting[: priority + 1]:
+            ahead += waiting
+        wait = estimated_wait(ahead, self.limiter.limit, self.inflight, self.typical.hold)
+        if self._requests is not None:
+            wait = max(wait, _until(self._requests, ahead + 1, now))
+        if self._tokens is not None:
+            wait = max(wait, _until(self._tokens, 1 + ahead * self.typical.tokens, now))
+        return wait
+
+    def budget(self, configured: float | None) -> float:
+        """Seconds that a request may wait, before CoDel and its deadline are looked at."""
+        return wait_budget(configured, self.limiter.limit, self.typical.hold) if self.rules.wait_budget else inf
+
+    def allowed(self, priority: Priority, configured: float | None) -> float:
+        budget = self.budget(configured)
+        return self._target(budget) if self._codel[priority].standing else budget
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is a free place and nobody before a newcomer: nothing needs to be decided."""
+        return (
+            self.inflight < self.limiter.limit
+            and not any(self.waiting)
+            and self._requests is None
+            and self._tokens is None
+        )
+
+    # The door.
+
+    def decide(
+        self,
+        asker: Asker,
+        configured: float | None,
+        deadline: float,
+        answer: int | None,
+        now: float,
+        *,
+        full: bool = False,
+    ) -> Decision[T]:
+        """Whether a newcomer gets in. `configured` is its route's wait budget, None for the usual one, `deadline` the
+        seconds it has left, `answer` its limit of tokens; `full` says that there is no place left in the queue. Nothing
+        is changed."""
+        wait = self.estimated_wait(asker.priority, now)
+        limit = self._allowance(asker.priority, configured, deadline, answer)
+        if full:
+            return self._instead_of(asker, wait, limit, Reason.QUEUE_FULL, reversed(Priority))
+        if wait <= 0.0 or wait <= limit.seconds:
+            return Decision(Verdict.ADMIT, wait, limit.seconds, limit.reason)
+        if limit.reason is Reason.TOO_LATE:  # it would be too late in another's place as well
+            return Decision(Verdict.REFUSE, wait, limit.seconds, limit.reason)
+        return self._instead_of(asker, wait, limit, limit.reason, (asker.priority,))
+
+    def refused(self, now: float) -> None:
+        """Somebody was told to come back."""
+        self._refused = self._refusals(now) + 1.0
+        self._refused_at = now
+
+    def drain(self, now: float) -> float:
+        """Seconds until all who wait, and all who were told to come back within the last second, could be served."""
+        return retry_after(sum(self.waiting) + self._refusals(now), self.rate)
+
+    # A request's way: admit, push, take, start, finish, leave.
+
+    def admit(self, asker: Asker) -> Flow[T]:
+        if self.inflight < self.limiter.limit and not any(self.waiting[: asker.priority + 1]):
+            self._codel[asker.priority].emptied()
+        self.waiting[asker.priority] += 1
+        return self.queue.join(asker.priority, asker.caller, asker.weight, asker.session or "")
+
+    def leave(self, flow: Flow[T], priority: Priority, *, started: bool) -> None:
+        """An admitted request has ended."""
+        self.queue.leave(flow)
+        if not started:
+            self.waiting[priority] -= 1
+
+    def room(self, now: float) -> int:
+        """How many calls may start now."""
+        room = self.limiter.limit - self.inflight
+        if room <= 0:
+            return room
+        return room if self.blocked(now) <= 0.0 else 0
+
+    def blocked(self, now: float) -> float:
+        """Seconds until the quota of what goes out lets another call start."""
+        wait = 0.0 if self._requests is None else self._requests.wait(1, now)
+        return wait if self._tokens is None else max(wait, self._tokens.wait(1, now))
+
+    def drops(self, priority: Priority, sojourn: float, configured: float | None, now: float) -> Reason | None:
+        """Why a request that has waited `sojourn` seconds and is at its turn is not to be served; None: it is."""
+        budget = self.budget(configured)
+        if sojourn > budget + TOLERANCE:
+            return Reason.OVERDUE
+        if self.rules.codel_interval is None:
+            return None
+        codel = self._codel[priority]
+        if sum(self.waiting[: priority + 1]) <= 1:  # it is the last
+            codel.emptied()
+            return None
+        return Reason.STANDING_QUEUE if codel.drops(sojourn, self._target(budget), now) else None
+
+    def waits_since(self) -> list[tuple[float, T]]:
+        """What waits in the queue, each with the time it was put."""
+        return self.queue.entries() if len(self.queue) else []
+
+    def start(self, priority: Priority, tokens: int, now: float) -> None:
+        """A call with about so many tokens begins."""
+        self.waiting[priority] -= 1
+        self.inflight += 1
+        if self._requests is not None:
+            self._requests.take(1, now)
+        if self._tokens is not None:
+            self._tokens.take(tokens, now)
+
+    def finish(self, estimated: int, used: int | None, now: float) -> None:
+        """A call is over and its place free. `used` tokens take the place of the estimate where they are known."""
+        self.inflight -= 1
+        if self._tokens is not None and used is not None:
+            if used < estimated:
+                self._tokens.give(estimated - used, now)
+            else:
+                self._tokens.take(used - estimated, now)
+
+    @property
+    def counts_tokens(self) -> bool:
+        return self._tokens is not None
+
+    def push_back(self, wait: float | None, now: float) -> None:
+        """The worker said that it is too much."""
+        self.pushed_back += 1
+        self.limiter.pushed_back(wait, now)
+
+    def tick(self, ages: Iterable[float], unanswered: float, now: float) -> None:
+        """About ten times a second: the `ages` of the calls under way, and that of the oldest without a first delta."""
+        running = list(ages)
+        if running:
+            self.typical.overdue(sum(running) / len(running))
+        self.limiter.tick(self.inflight, unanswered, now)
+
+    def _allowance(
+        self, priority: Priority, configured: float | None, deadline: float, answer: int | None
+    ) -> Allowance:
+        budget = self.allowed(priority, configured)
+        if not self.rules.wait_budget:
+            return Allowance(budget, Reason.WAIT_BUDGET)
+        return allowance(budget, deadline, self.typical.answer(answer))
+
+    def _instead_of(
+        self, asker: Asker, wait: float, limit: Allowance, reason: Reason, classes: Iterable[Priority]
+    ) -> Decision[T]:
+        if self.rules.fair:
+            for priority in classes:
+                if priority < asker.priority:
+                    break
+                if priority == asker.priority:
+                    entry = self.queue.victim(priority, asker.caller, asker.weight, asker.session)
+                else:
+                    entry = self.queue.newest_of_heaviest(priority)
+                if entry is not None:
+                    return Decision(Verdict.DISPLACE, wait, limit.seconds, reason, entry[1])
+        return Decision(Verdict.REFUSE, wait, limit.seconds, reason)
+
+    def _target(self, budget: float) -> float:
+        return standing_target(budget, self.limiter.limit, self.typical.hold) if budget < inf else inf
+
+    def _refusals(self, now: float) -> float:
+        since = now - self._refused_at
+        return self._refused * exp(-since / _REFUSALS_REMEMBERED) if since > 0 else self._refused
+
+
+def _until(bucket: TokenBucket, amount: float, now: float) -> float:
+    """Seconds until so much has come in."""
+    return max(amount - bucket.level(now), 0.0) / bucket.rate

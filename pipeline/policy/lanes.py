@@ -1,0 +1,65 @@
+"""The discipline of Inference's queue: a lane for each worker, so that one that is slow keeps nobody else waiting."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from pipeline.core.ticket import Ticket
+from pipeline.policy.lane import Lane
+
+T = TypeVar("T")
+
+
+class LaneOrder(Generic[T]):
+    """Lanes take turns, each hands out what it has room for.
+
+    An item is a message of the flow; the door has set `lane` and `flow` of its ticket.
+    """
+
+    def __init__(self, lanes: Iterable[Lane[T]], clock: Callable[[], float]) -> None:
+        self.lanes = list(lanes)
+        self._clock = clock
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def append(self, entry: tuple[float, Any], /) -> None:
+        ticket: Ticket = entry[1].request.ticket
+        ticket.lane.queue.push(ticket.flow, entry)
+        self._waiting += 1
+
+    def take(self, limit: int) -> list[tuple[float, T]]:
+        now = self._clock()
+        rooms = [(lane, min(lane.room(now), len(lane.queue))) for lane in self.lanes if len(lane.queue)]
+        taken: list[tuple[float, T]] = []
+        for turn in range(max([room for _, room in rooms], default=0)):
+            for lane, room in rooms:
+                entry = lane.queue.pop() if turn < room and len(taken) < limit else None
+                if entry is not None:
+                    taken.append(entry)
+        self._waiting -= len(taken)
+        self.lanes.append(self.lanes.pop(0))  # another one first the next time
+        return taken
+
+    def withdraw(self, match: Callable[[T], bool]) -> list[T]:
+        out = [item for lane in self.lanes if len(lane.queue) for item in lane.queue.withdraw(match)]
+        self._waiting -= len(out)
+        return out
+
+    def drop(self, ticket: Ticket) -> bool:
+        for _, item in ticket.flow.entries:
+            if item.request.ticket is ticket:
+                self._waiting -= 1
+                removed: bool = ticket.lane.queue.remove(ticket.flow, item)
+                return removed
+        return False
+
+    def oldest(self) -> float | None:
+        return min((at for lane in self.lanes if (at := lane.queue.oldest()) is not None), default=None)
+
+    def blocked(self) -> float:
+        """Seconds until the quota of a lane lets it hand out what waits in it; 0.0: it is not a quota that it waits
+        for."""
+        now = self._clock()
+        waits = [lane.blocked(now) for lane in self.lanes if len(lane.queue)]
+        return min([wait for wait in waits if wait > 0.0], default=0.0)
