@@ -1,6 +1,7 @@
 """`headgate ask`: one question to a running daemon, its answer as it comes, and the passages it cites."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from workers.sse import EventDecoder
 EVENT_LIMIT = 16 * 1024 * 1024
 CONNECT_SECONDS = 5.0
 PREVIEW_CHARS = 160
+KEY_VARIABLE = "HEADGATE_API_KEY"  # not an option: those are shown to everybody who may list processes
 
 
 class AskFailed(Exception):
@@ -27,6 +29,8 @@ class Ask:
         self._base_url = base_url.rstrip("/")
         self._console = console
         self._headers = {"X-Session-Id": session_id} if session_id else {}
+        if key := os.environ.get(KEY_VARIABLE):
+            self._headers["Authorization"] = f"Bearer {key}"
         self._citations: list[dict[str, Any]] = []
         self._text: list[str] = []
 

@@ -199,7 +199,7 @@ class Ingress:
         tokens = 0
         if quota.counts_tokens:
             tokens = sum([self._estimate(message.text) for message in prompt.messages])
-            tokens += prompt.parameters.max_tokens or entrance.answer_tokens
+            tokens += (prompt.parameters.max_tokens or entrance.answer_tokens) * prompt.parameters.n
         quota.admit(tokens, now)
         ticket.charged = tokens
 
@@ -211,6 +211,9 @@ class Ingress:
         if not lane.idle or entrance.steps or inbox.vacancies <= 0:
             limit = prompt.parameters.max_tokens
             decision = self._decide(entrance, asker, deadline - now, limit, now)
+            if decision.reason is Reason.TOO_LATE and entrance.steps:  # a shorter answer may be in time
+                least = _smaller(limit, reduced(entrance.steps, inf).max_tokens)
+                decision = self._decide(entrance, asker, deadline - now, least, now)
             if decision.verdict is Verdict.REFUSE:
                 raise self._overloaded(lane, decision.reason, now)
             if decision.victim is not None:
@@ -235,12 +238,11 @@ class Ingress:
         decision: Decision[AssembleOutput] | None,
     ) -> PromptRequest:
         parameters, passages, shortened = prompt.parameters, None, False
-        if decision is not None and entrance.steps and decision.allowed > 0:
+        if decision is not None and entrance.steps:
+            pressure = decision.wait / decision.allowed if decision.allowed > 0 else inf
             section = entrance.section
             retrieved = 0 if section.collection is None else section.passages
-            less = applied(
-                reduced(entrance.steps, decision.wait / decision.allowed), retrieved, prompt.parameters.max_tokens
-            )
+            less = applied(reduced(entrance.steps, pressure), retrieved, prompt.parameters.max_tokens)
             ticket.reduced = less.labels
             passages = less.passages
             if less.max_tokens is not None:
@@ -324,6 +326,10 @@ class Ingress:
         names = sorted(self.routes)
         shown = ", ".join(names[:10])
         return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)
 
 
 _WHY_REFUSED = {

@@ -39,8 +39,8 @@ from pipeline.policy.lane import Lane, Rules
 from pipeline.policy.limits import BURST_S, PERIOD_S, TokenBucket
 from pipeline.stages.assemble import PromptPlan
 from pipeline.stages.filters import FilterFactory, MaxLength, Redact, Stop
-from pipeline.stages.pump import Backend
 from pipeline.stages.limits import CallLimits
+from pipeline.stages.pump import Backend
 from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate, TemplateFailed, TemplateRefused
 from workers import registry
 from workers.base import ModelWorker, Passage

@@ -25,7 +25,7 @@ from benchmarks.load.answer import Answer, End
 from benchmarks.load.backend_client import Row, RunLog
 from benchmarks.load.ledger import outcome
 from benchmarks.load.scrape import Difference
-from benchmarks.report.model import Account, Accounting, BackendCounts, Counts, Outlived
+from benchmarks.report.model import Account, Accounting, BackendCounts, Counts, Ended, Outlived
 
 OUTCOMES = ("completed", "shed", "rejected", "expired", "failed", "cancelled")
 
@@ -40,6 +40,7 @@ _BOOKED_AS = {
     """
     invalid_value invalid_json invalid_type missing_required_parameter unknown_parameter context_length_exceeded
     backend_refused model_not_found unsupported_media_type expectation_failed request_too_large
+    invalid_api_key permission_denied rate_limit_exceeded
     """.split(),
     "rejected",
 )
@@ -123,7 +124,11 @@ def compare(counts: Counts, attempts: Attempts, counted: Difference | None) -> A
     if counted.comparable:
         accounts = _accounts(attempts, counted)
         problems += [_disagreement(each, counted) for each in accounts if not each.agrees]
-    return Accounting(balanced=_balanced(counts), target=accounts, problems=problems)
+    ended = [
+        Ended(outcome=outcome, stage=stage, reason=reason, count=count)
+        for (outcome, stage, reason), count in counted.ended.most_common()
+    ]
+    return Accounting(balanced=_balanced(counts), target=accounts, problems=problems, ended=ended)
 
 
 def _balanced(counts: Counts) -> bool:
@@ -181,11 +186,13 @@ def _requests(count: int) -> str:
 
 class Clients(NamedTuple):
     """The clients' side of a run: the numbers of the requests that completed, how many attempts were `sent` at most,
-    and when (wall-clock seconds) the clients had gone that went away."""
+    and when (wall-clock seconds) the clients had gone that went away. `shed`: numbers of those that were told 503 when
+    they asked for the only time; None where some asked again."""
 
     completed: Collection[int]
     sent: int
     gone: Mapping[int, float]
+    shed: Collection[int] | None = None
 
 
 NOTICE = (
@@ -223,6 +230,7 @@ def agree_backend(
             wasted_seconds=sum(each.seconds for each in outlived),
             agrees=agrees,
             problems=problems,
+            shed_late=None if clients.shed is None else len({row.number for row in log.rows} & set(clients.shed)),
         ),
         outlived,
     )
@@ -268,6 +276,8 @@ def _outlived(log: RunLog, gone: Mapping[int, float], phases: Sequence[range]) -
         found[index].seconds += after
         if after > NOTICE:
             late[index].add(row.number)
+        if row.number in gone and (beyond := _until(row, log.taken) - gone[row.number]) > 0.0:
+            found[index].ended_after.add(beyond)
     for outlived, numbers, seconds in zip(found, late, held, strict=True):
         outlived.requests = len(numbers)
         outlived.share = outlived.seconds / seconds if seconds else None
@@ -278,5 +288,8 @@ def _held(row: Row, since: float, now: float) -> float:
     """Seconds that the request held a slot, from `since` on; one that runs holds it until `now`."""
     if row.started is None:
         return 0.0
-    ended = now if row.outcome == "running" or row.ended is None else row.ended
-    return max(ended - max(row.started, since), 0.0)
+    return max(_until(row, now) - max(row.started, since), 0.0)
+
+
+def _until(row: Row, now: float) -> float:
+    return now if row.outcome == "running" or row.ended is None else row.ended

@@ -74,7 +74,8 @@ class Group(msgspec.Struct, kw_only=True):
 
 class Moment(msgspec.Struct, kw_only=True):
     """One stretch of the run's time line, `at` seconds after its start. Arrivals count where they were intended,
-    ends where they happened. `p50`, `p99`: latency of those that completed in it."""
+    ends where they happened. `p50`, `p99`: latency of those that completed in it; `oracle_p50`, `oracle_p99`: of those
+    that the oracle completed in it."""
 
     at: float
     seconds: float
@@ -89,6 +90,8 @@ class Moment(msgspec.Struct, kw_only=True):
     p50: float | None = None
     p99: float | None = None
     oracle: int | None = None
+    oracle_p50: float | None = None
+    oracle_p99: float | None = None
 
 
 class Oracle(msgspec.Struct, kw_only=True):
@@ -105,11 +108,50 @@ class Oracle(msgspec.Struct, kw_only=True):
     latency: Histogram
 
 
+class Recovery(msgspec.Struct, kw_only=True):
+    """How long it took after a disturbance until all was well again: see `benchmarks.load.recovery`.
+
+    `at` is when it was, in seconds since the phase began, `what` says what it was (`surge over`, `slots 2`), `within`
+    how many seconds there were to look at. Each of the others is seconds after `at`, None where it did not come to
+    that. `goodput`: until as much completed as the oracle completes, less a tenth. `p50`, `oracle_p50`: until half of
+    the requests completed within `p50_wanted` seconds; all three None where nothing was normal before, to come back to.
+    """
+
+    at: float
+    what: str
+    within: float
+    goodput: float | None
+    p50_wanted: float | None = None
+    p50: float | None = None
+    oracle_p50: float | None = None
+
+
+class SessionWork(msgspec.Struct, kw_only=True):
+    """What became of one session's requests."""
+
+    name: str
+    offered: int
+    completed: int
+
+
+class Sessions(msgspec.Struct, kw_only=True):
+    """Of all `count` sessions that asked for anything: `jain` is Jain's index over how many requests of each completed
+    (Jain, Chiu and Hawe, 1984; 1: all the same, 1 / count: one got everything). `busiest` are those that asked for
+    most, `least` and `most` what the sessions completed at least and at most."""
+
+    count: int
+    jain: float | None
+    least: int
+    most: int
+    busiest: list[SessionWork]
+
+
 class PhaseReport(msgspec.Struct, kw_only=True):
     """`load` is the multiple of capacity where that is known; `seconds` is how long arrivals lasted, `took` until the
     last answer. `counts` are of the requests that arrived in the phase, whenever they ended. `goodput` is the
     requests that completed while arrivals lasted ÷ `seconds`, so that a long queue that empties afterwards adds nothing
-    to it; the oracle's is counted alike. `outlived`: backend work for clients that had gone."""
+    to it; the oracle's is counted alike. `outlived`: backend work for clients that had gone. `least_share` is what the
+    scenario asks of `oracle.share`. `recoveries`: one for each disturbance that the scenario makes."""
 
     name: str
     arrivals: str
@@ -129,25 +171,33 @@ class PhaseReport(msgspec.Struct, kw_only=True):
     classes: list[Group]
     oracle: Oracle | None
     outlived: "Outlived | None"
+    least_share: float | None = None
+    recoveries: list[Recovery] = []
+    sessions: Sessions | None = None
 
 
 class Outlived(msgspec.Struct, kw_only=True):
     """Work of the simulated backend for clients that had gone: all the seconds that slots were held for them, also the
     few milliseconds until word of their leaving came, and how many `requests` held one for more than 0.1 s longer.
-    `share` is of the time that slots were held at all."""
+    `share` is of the time that slots were held at all. `ended_after`: how long after their clients had gone these
+    clients' calls ended, one value for each call that had not ended before, whether it had a slot or waited for one.
+    """
 
     requests: int
     seconds: float
     share: float | None
+    ended_after: Histogram = msgspec.field(default_factory=Histogram)
 
 
 class Sample(msgspec.Struct, kw_only=True):
-    """The target's processes at one moment: cores in use since the last sample, resident bytes, processes."""
+    """The target's processes at one moment: cores in use since the last sample, resident bytes, processes. `by_pid` has
+    the resident bytes of each process, of the largest ones where there are many."""
 
     at: float
     cores: float
     resident: int
     processes: int
+    by_pid: dict[int, int] = {}
 
 
 class Processes(msgspec.Struct, kw_only=True):
@@ -176,7 +226,8 @@ class Lag(msgspec.Struct, kw_only=True):
 
 
 class BackendCounts(msgspec.Struct, kw_only=True):
-    """The simulated backend's own count of this run, over all replicas."""
+    """The simulated backend's own count of this run, over all replicas. `shed_late`: requests that the backend had got,
+    though their clients were told 503; None where clients tried again, and it cannot be told which attempt it got."""
 
     replicas: int
     arrivals: int
@@ -189,6 +240,7 @@ class BackendCounts(msgspec.Struct, kw_only=True):
     wasted_seconds: float
     agrees: bool
     problems: list[str]
+    shed_late: int | None = None
 
 
 class Account(msgspec.Struct, kw_only=True):
@@ -202,13 +254,24 @@ class Account(msgspec.Struct, kw_only=True):
     agrees: bool
 
 
+class Ended(msgspec.Struct, kw_only=True):
+    """How many requests the target counted that ended in this way, and where."""
+
+    outcome: str
+    stage: str
+    reason: str
+    count: int
+
+
 class Accounting(msgspec.Struct, kw_only=True):
     """The identity. `balanced`: offered = the sum of outcomes, at the client; `target` is None where the target shows
-    no metrics of ours. `problems` says what is broken, in sentences; empty means that everything adds up."""
+    no metrics of ours. `problems` says what is broken, in sentences; empty means that everything adds up. `ended`: how
+    requests ended by the target's own count, most first."""
 
     balanced: bool
     target: list[Account] | None
     problems: list[str]
+    ended: list[Ended] = []
 
 
 class Capacity(msgspec.Struct, kw_only=True):

@@ -1,8 +1,8 @@
 """Controlled delay: tells a queue that stands from one that takes up a burst, by how long its items waited.
 
 After Nichols and Jacobson, "Controlling Queue Delay" (ACM Queue 10(5), 2012; RFC 8289): when every item of an interval
-has waited longer than `target`, the queue stands, and items are dropped as they are taken, the next one ever sooner
-(`interval / sqrt(dropped)`), until one has waited for less.
+has waited longer than `target`, the queue stands, and items that have waited twice that are dropped as they are taken,
+the next one ever sooner (`interval / sqrt(dropped)`), until one has waited for less.
 
 What sends requests here does not slow down for one drop as TCP does. So a queue that stands is also made short where
 requests come in: while `standing`, only what would wait for `target` is let in, and that ends when the queue has been
@@ -10,6 +10,8 @@ empty, which is what a queue that stands never is (after Maurer, "Fail at Scale"
 """
 
 from math import sqrt
+
+DROP = 2.0  # times the target
 
 
 class CoDel:
@@ -43,6 +45,8 @@ class CoDel:
         if now - self._above_since < self.interval:
             return False
         self.standing = True
+        if sojourn < DROP * target:  # the door, which now admits less, will do
+            return False
         if not self._dropping:
             self._start(now)
             return True

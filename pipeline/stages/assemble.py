@@ -108,7 +108,10 @@ def _fitted(message: RagOutput, plan: PromptPlan, estimate: Estimate) -> Assembl
     passages = message.passages[: kept.passages]
     cut = Cut(len(message.passages) - kept.passages, len(turns) - 1 - kept.turns)
     if plan.template is not None:
-        system_text = plan.template.render(system=system_text, question=request.question, passages=passages)
+        searched = request.most_passages != 0  # under load it may not have been
+        system_text = plan.template.render(
+            system=system_text, question=request.question, passages=passages, searched=searched
+        )
     tail = [m for turn in turns[len(turns) - 1 - kept.turns :] for m in turn]
     head = [ChatMessage("system", system_text)] if made and system_text else list(system) if not made else []
     return AssembleOutput(

@@ -108,9 +108,9 @@ class Pump(WatchedCall):
             prompt, tokens = usage.prompt_tokens, usage.completion_tokens
         known = usage is not None or first is not None
         self.lane.finish(self._estimated, prompt + tokens if known else None, now)
-        held = now - self.began
-        if (first is not None and not task.cancelled()) or held > typical.hold:  # broken off early it tells nothing
-            typical.ended(held, first, tokens, now, self._inflight, prompt)
+        if task.cancelled():
+            first = None  # of whole answers it tells nothing
+        typical.ended(now - self.began, first, tokens, now, self._inflight, prompt)
 
     def _deliver(self, batch: DeltaBatch) -> bool:
         """Puts a batch into the channel; False when it is full or not wanted."""

@@ -36,13 +36,13 @@ _MAX_NUMBER = 10**12
 DEFAULT_TEMPLATE = """\
 {% if system %}{{ system }}
 
-{% endif %}\\ {% if passages %}Answer from the numbered passages below and from nothing else. After each statement put
-the number of the \\ passage it comes from in square brackets, like [1]. If the passages do not answer the question,
-say so. {% for passage in passages %} [{{ passage.number }}] {{ passage.source }}{% if passage.title %}, {{
-passage.title }}{% endif %}
+{% endif %}{% if passages %}Answer from the numbered passages below and from nothing else. After each statement put the
+number of the passage it comes from in square brackets, like [1]. If the passages do not answer the question, say so.
+{% for passage in passages %}
+[{{ passage.number }}] {{ passage.source }}{% if passage.title %}, {{ passage.title }}{% endif %}
 
 {{ passage.text }}
-{% endfor %}{% else %}No passage of the documents fits the question. Say that the documents do not answer it.
+{% endfor %}{% elif searched %}No passage of the documents fits the question. Say that the documents do not answer it.
 {% endif %}"""
 
 
@@ -75,7 +75,7 @@ class PromptTemplate:
         except TemplateError as error:
             raise TemplateRefused(error.message or type(error).__name__, getattr(error, "lineno", 1) or 1) from error
 
-    def render(self, *, system: str, question: str, passages: Sequence[Passage]) -> str:
+    def render(self, *, system: str, question: str, passages: Sequence[Passage], searched: bool = True) -> str:
         numbered = [
             {"number": n, "text": p.text, "source": p.source, "title": p.title, "score": p.score}
             for n, p in enumerate(passages, 1)
@@ -83,7 +83,12 @@ class PromptTemplate:
         meter = _Meter(self._environment.max_chars, self._environment.timeout)
         try:
             text = self._template.render(
-                system=system, question=question, passages=numbered, _meter=meter, _concat=meter.concat
+                system=system,
+                question=question,
+                passages=numbered,
+                searched=searched,
+                _meter=meter,
+                _concat=meter.concat,
             )
         except TemplateFailed:
             raise

@@ -14,6 +14,12 @@ def test_one_burst_drops_nothing():
     assert not codel.standing
 
 
+def test_what_the_door_alone_will_mend_is_not_dropped():
+    codel = CoDel(0.1)
+    assert not any(codel.drops(0.09, 0.05, step / 100) for step in range(200))
+    assert codel.standing
+
+
 def test_above_the_target_for_an_interval_drops_ever_sooner():
     codel = CoDel(0.1)
     drops = [step / 100 for step in range(200) if codel.drops(0.2, 0.05, step / 100)]

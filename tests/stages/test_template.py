@@ -23,6 +23,7 @@ def test_the_built_in_template_numbers_its_passages():
 def test_the_built_in_template_says_when_there_is_nothing():
     template = PromptTemplate(DEFAULT_TEMPLATE, max_chars=10_000, timeout=0.1)
     assert "No passage" in template.render(system="", question="q", passages=[])
+    assert template.render(system="S", question="q", passages=[], searched=False).strip() == "S"
 
 
 @pytest.mark.parametrize(
