@@ -34,12 +34,14 @@ class Arrival(NamedTuple):
 
 
 class Possible(NamedTuple):
-    """What the oracle served: `ends` are the seconds at which it completed a request, in order."""
+    """What the oracle served: `ends` are the seconds at which it completed a request, in order, and `latencies` after
+    how long."""
 
     completed: int
     refused: int
     latency: Histogram
     ends: list[float]
+    latencies: list[float]
 
 
 class Planned(NamedTuple):
@@ -63,16 +65,16 @@ def possible(
     Raises ValueError when arrivals or changes are not in order.
     """
     latency = Histogram()
-    ends: list[float] = []
+    done: list[tuple[float, float]] = []
     refused = 0
     for planned in plan(arrivals, service, wait_budget=wait_budget, changes=changes):
         if planned.end is None:
             refused += 1
         else:
-            latency.add(planned.end - planned.arrival.at)
-            ends.append(planned.end)
-    ends.sort()
-    return Possible(len(ends), refused, latency, ends)
+            done.append((planned.end, planned.end - planned.arrival.at))
+            latency.add(done[-1][1])
+    done.sort()
+    return Possible(len(done), refused, latency, [end for end, _ in done], [taken for _, taken in done])
 
 
 def plan(

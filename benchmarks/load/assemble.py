@@ -8,9 +8,10 @@ import msgspec
 from benchmarks.histogram import Histogram
 from benchmarks.load.driver import Driver
 from benchmarks.load.ledger import PhaseLedger, timings
+from benchmarks.load.recovery import Completions, recoveries
 from benchmarks.load.scenario import Change, Phase
 from benchmarks.oracle import Possible, possible
-from benchmarks.report.model import Capacity, Counts, Oracle, Outlived, PhaseReport, Timings
+from benchmarks.report.model import Capacity, Counts, Oracle, Outlived, PhaseReport, Recovery, Timings
 from benchmarks.service import Service
 
 
@@ -49,17 +50,22 @@ def phases(
     reports = []
     service = base.service if base is not None else None
     for ledger, beyond in zip(driver.phases, outlived, strict=True):
-        oracle = None
+        oracle, recovered = None, []
         if base is not None and service is not None and ledger.phase.arrivals != "closed":
-            oracle = _oracle(driver, ledger, base, service)
-        reports.append(_phase(driver, ledger, capacity, oracle, beyond))
+            oracle, recovered = _oracle(driver, ledger, base, service)
+        reports.append(_phase(driver, ledger, capacity, oracle, recovered, beyond))
         if service is not None:
             service = _after(service, ledger.phase.changes)
     return reports
 
 
 def _phase(
-    driver: Driver, ledger: PhaseLedger, capacity: Capacity | None, oracle: Oracle | None, beyond: Outlived | None
+    driver: Driver,
+    ledger: PhaseLedger,
+    capacity: Capacity | None,
+    oracle: Oracle | None,
+    recovered: list[Recovery],
+    beyond: Outlived | None,
 ) -> PhaseReport:
     phase, counts = ledger.phase, ledger.books.counts
     seconds = _lasted(driver, ledger)
@@ -86,6 +92,9 @@ def _phase(
         classes=[ledger.classes[name].group(name) for name in _CLASSES if name in ledger.classes],
         oracle=oracle,
         outlived=beyond,
+        least_share=phase.least_share,
+        recoveries=recovered,
+        sessions=ledger.sessions.result(),
     )
 
 
@@ -105,17 +114,21 @@ def _load(phase: Phase, rate: float, capacity: Capacity | None) -> float | None:
     return rate / capacity.rate if capacity is not None and phase.arrivals != "closed" else None
 
 
-def _oracle(driver: Driver, ledger: PhaseLedger, base: Basis, service: Service) -> Oracle:
+def _oracle(
+    driver: Driver, ledger: PhaseLedger, base: Basis, service: Service
+) -> tuple[Oracle, list[Recovery]]:
     budget = driver.scenario.wait_budget_ms / 1000
     changes = [(at, base.whole(changed)) for at, changed in _changes(service, ledger.phase.changes)]
     seconds = _lasted(driver, ledger)
     found: Possible = possible(ledger.arrivals(), base.whole(service), wait_budget=budget, changes=changes)
     offset = ledger.began - driver.began
     driver.timeline.expected(offset, offset + seconds)
-    for end in found.ends:
-        driver.timeline.possible(offset + end)
+    for end, latency in zip(found.ends, found.latencies, strict=True):
+        driver.timeline.possible(offset + end, latency)
     in_time = sum(end <= seconds for end in found.ends)
-    return Oracle(
+    target = Completions(ledger.ends, ledger.latencies)
+    recovered = recoveries(ledger.phase, target, Completions(found.ends, found.latencies))
+    oracle = Oracle(
         basis=base.where,
         slots=base.whole(service).slots,
         wait_budget=budget,
@@ -125,6 +138,7 @@ def _oracle(driver: Driver, ledger: PhaseLedger, base: Basis, service: Service) 
         share=None,
         latency=found.latency,
     )
+    return oracle, recovered
 
 
 def _changes(service: Service, changes: Sequence[Change]) -> list[tuple[float, Service]]:

@@ -73,6 +73,7 @@ class Check:
             self._phase(phase, ("phases", index))
         for index, kind in enumerate(self._scenario.requests):
             self._kind(kind, ("requests", index))
+        self._sessions()
         self._backend()
         self._total()
 
@@ -98,6 +99,8 @@ class Check:
             self._arrivals(phase, path)
         if self._findings.sound((*path, "seconds"), (*path, "changes")):
             self._changes(phase, path)
+        if phase.least_share is not None and phase.arrivals == "closed":
+            self._findings.add((*path, "least_share"), "a share of what is not known", "none: the oracle has no clients")
 
     def _arrivals(self, phase: Phase, path: KeyPath) -> None:
         given, takes = self._given(path), TAKES[phase.arrivals]
@@ -241,6 +244,20 @@ class Check:
             elif not (value.isascii() and value.isprintable()):
                 self._findings.add(here, "a value that is not shown", "one line of printable ASCII")
             seen.add(lower)
+
+    def _sessions(self) -> None:
+        sessions, given = self._scenario.sessions, self._given(("sessions",))
+        if sessions is None or not self._findings.sound(("sessions", "count"), ("sessions", "heavy")):
+            return
+        if sessions.heavy > sessions.count:
+            expected = f"at most {sessions.count:,}, which is how many there are"
+            self._findings.add(("sessions", "heavy"), f"{sessions.heavy}", expected)
+        for key, other, meaning in (
+            ("heavy", "times", "how often they ask, beside the others"),
+            ("times", "heavy", "how many of them do"),
+        ):
+            if key in given and other not in given:
+                self._findings.add(("sessions", other), "nothing", meaning)
 
     def _backend(self) -> None:
         backend, path = self._scenario.backend, ("backend", "spread")

@@ -202,7 +202,7 @@ class Driver:
         try:
             while True:
                 answer = await self._attempt(intent, payload, intended, begun, deadline, ledger)
-                wait = delay(answer, taken, self.scenario.retries.max, self._random)
+                wait = delay(answer, taken, self.scenario.retries, self._random)
                 if wait is None or self.clock() + wait >= deadline:
                     break
                 await asyncio.sleep(wait)

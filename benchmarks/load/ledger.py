@@ -1,7 +1,7 @@
 """What became of each request: booked once, when it ends, into counts and histograms that stay small."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from benchmarks.histogram import Histogram
@@ -9,13 +9,16 @@ from benchmarks.load.answer import Answer, End
 from benchmarks.load.mix import Intent
 from benchmarks.load.scenario import Phase
 from benchmarks.oracle import Arrival
-from benchmarks.report.model import Counts, Group, Moment, Refusal, Timings
+from benchmarks.report.model import Counts, Group, Moment, Refusal, Sessions, SessionWork, Timings
 
 MOMENTS = 300  # stretches of the time line, at most
 COMBINATIONS = 200  # of refusals that are told apart; the rest is booked together
-# Reasons for which Headgate refuses before a request has waited anywhere: Ingress reserves its places, and the stage
-# that had none left is named. Whatever else it sheds at a stage was taken out of a queue.
-_DOOR = frozenset({"queue_full", "draining"})
+SESSIONS = 20_000  # more in one phase are not told apart
+BUSIEST = 50  # of them that a report names
+# Reasons for which Headgate refuses before a request has waited anywhere, also where it names the stage that had no
+# place left. Whatever else it sheds at a stage was taken out of a queue. The codes are those of limits and keys.
+_DOOR = frozenset({"queue_full", "draining", "wait_budget"})
+_DOOR_CODES = frozenset({"rate_limit_exceeded", "invalid_api_key", "permission_denied"})
 _GONE = frozenset({End.TIMED_OUT, End.LEFT, End.STOPPED})
 
 
@@ -49,6 +52,8 @@ def _refused(status: int) -> str:
 
 def _where(answer: Answer) -> str:
     """Where a request was refused, as far as the target says."""
+    if answer.code in _DOOR_CODES:
+        return "door"
     if not answer.stage:
         return "unknown"
     return "door" if answer.stage == "ingress" or answer.reason in _DOOR else "queue"
@@ -98,8 +103,55 @@ class Books:
         return Group(name=name, counts=self.counts, timings=self.timings)
 
 
+class SessionBooks:
+    """How many requests each session offered, and how many of them completed."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._offered, self._completed = array("q"), array("q")
+        self._too_many = False
+
+    def offer(self, name: str) -> None:
+        place = self._places.get(name)
+        if place is None:
+            if len(self._places) >= SESSIONS:
+                self._too_many = True
+                return
+            place = self._places[name] = len(self._places)
+            self._offered.append(0)
+            self._completed.append(0)
+        self._offered[place] += 1
+
+    def completed(self, name: str) -> None:
+        if (place := self._places.get(name)) is not None:
+            self._completed[place] += 1
+
+    def result(self) -> Sessions | None:
+        """None where there were none, or more than are told apart."""
+        if not self._places or self._too_many:
+            return None
+        work = [
+            SessionWork(name=name, offered=self._offered[place], completed=self._completed[place])
+            for name, place in self._places.items()
+        ]
+        work.sort(key=lambda one: -one.offered)
+        return Sessions(
+            count=len(work),
+            jain=jain([one.completed for one in work]),
+            least=min(self._completed),
+            most=max(self._completed),
+            busiest=work[:BUSIEST],
+        )
+
+
+def jain(shares: Sequence[float]) -> float | None:
+    """Jain's index of fairness, (Σx)² ÷ (n Σx²); None where there is nothing to share."""
+    squares = sum(share * share for share in shares)
+    return sum(shares) ** 2 / (len(shares) * squares) if squares else None
+
+
 class PhaseLedger:
-    """One phase. Arrivals are kept as columns of numbers (32 bytes each) for the oracle."""
+    """One phase. Arrivals are kept as columns of numbers (32 bytes each) for the oracle, completions as two (16)."""
 
     def __init__(self, phase: Phase, began: float, first_number: int) -> None:
         self.phase = phase
@@ -114,6 +166,9 @@ class PhaseLedger:
         self.retried = 0
         self.in_time = 0  # completed while arrivals lasted
         self.completed = array("q")  # numbers of the requests that did
+        self.ends, self.latencies = array("d"), array("d")  # of these: seconds since the phase began, and after how long
+        self.shed = array("q")  # numbers of the requests that were
+        self.sessions = SessionBooks()
         self.gone: dict[int, float] = {}  # number → loop time at which its client had gone
         self._arrivals = (array("d"), array("d"), array("d"), array("d"))
 
@@ -124,6 +179,8 @@ class PhaseLedger:
         self.kinds.setdefault(kind.name, Books()).offer()
         if kind.class_ is not None:
             self.classes.setdefault(kind.class_, Books()).offer()
+        if intent.session is not None:
+            self.sessions.offer(intent.session)
 
     def arrival(self, intent: Intent, patience: float) -> None:
         """For the oracle."""
@@ -151,10 +208,20 @@ class PhaseLedger:
         answer = done.answer
         self.ended = max(self.ended, answer.ended)
         if done.outcome == "completed":
-            self.completed.append(done.intent.number)
-            self.in_time += answer.ended - self.began <= self.phase.seconds
+            self._completed(done)
+        elif done.outcome == "shed":
+            self.shed.append(done.intent.number)
         elif answer.end in _GONE and answer.sent:
             self.gone[done.intent.number] = answer.ended
+
+    def _completed(self, done: Done) -> None:
+        ended = done.answer.ended
+        self.completed.append(done.intent.number)
+        self.in_time += ended - self.began <= self.phase.seconds
+        self.ends.append(ended - self.began)
+        self.latencies.append(ended - done.intended)
+        if done.intent.session is not None:
+            self.sessions.completed(done.intent.session)
 
     def _refusal(self, answer: Answer) -> Refusal:
         code = answer.code if answer.end is End.REFUSED else str(answer.end)
@@ -189,6 +256,7 @@ class Timeline:
         self.width = max(1.0, seconds / MOMENTS)
         self._moments: dict[int, Moment] = {}
         self._latencies: dict[int, Histogram] = {}
+        self._oracles: dict[int, Histogram] = {}
 
     def offered(self, intended: float, in_flight: int) -> None:
         moment = self._at(intended)
@@ -204,10 +272,11 @@ class Timeline:
             latencies = self._latencies.setdefault(self._index(done.answer.ended), Histogram())
             latencies.add(done.answer.ended - done.intended)
 
-    def possible(self, at: float) -> None:
+    def possible(self, at: float, latency: float) -> None:
         """The oracle completed a request, `at` seconds after the run's start."""
         moment = self._at(self.began + at)
         moment.oracle = (moment.oracle or 0) + 1
+        self._oracles.setdefault(self._index(self.began + at), Histogram()).add(latency)
 
     def expected(self, begin: float, end: float) -> None:
         """Where the oracle was asked, what it did not complete is 0 and not unknown."""
@@ -222,6 +291,9 @@ class Timeline:
             latencies = self._latencies.get(index)
             if latencies is not None:
                 moment.p50, moment.p99 = latencies.percentile(0.5), latencies.percentile(0.99)
+            oracle = self._oracles.get(index)
+            if oracle is not None:
+                moment.oracle_p50, moment.oracle_p99 = oracle.percentile(0.5), oracle.percentile(0.99)
         return [self._moments[index] for index in range(last + 1)]
 
     def _index(self, time: float) -> int:

@@ -135,13 +135,14 @@ class _Lognormal:
 
 
 class _Zipf:
-    """Session k of n is chosen with a weight of 1 / k^skew."""
+    """Session k of n is chosen with a weight of 1 / k^skew, the first `heavy` with `times` as much."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._share = sessions.share
         self._count = sessions.count
-        weights = (rank**-sessions.skew for rank in range(1, sessions.count + 1))
-        self._weights = array("d", accumulate(weights) if sessions.skew else ())
+        heavy, times = sessions.heavy, sessions.times
+        weights = (rank**-sessions.skew * (times if rank <= heavy else 1.0) for rank in range(1, sessions.count + 1))
+        self._weights = array("d", accumulate(weights) if sessions.skew or heavy else ())
 
     def draw(self, random: Callable[[], float]) -> str | None:
         if self._share < 1 and random() >= self._share:

@@ -17,6 +17,7 @@ import psutil
 from benchmarks.report.model import Processes, Sample
 
 SAMPLES = 1000  # more are merged, two by two
+EACH = 16  # processes whose memory is noted one by one: the largest
 
 
 class NoProcess(LookupError):
@@ -215,7 +216,9 @@ class Watch:
             if now - self._last < self._interval / 10:  # of so short a time, the cores would be noise
                 return
             cores = (cpu - self._cpu) / (now - self._last)
-            self._samples.append(Sample(at=now - self._began, cores=cores, resident=resident, processes=running))
+            self._samples.append(
+                Sample(at=now - self._began, cores=cores, resident=resident, processes=running, by_pid=self._each())
+            )
             self._last, self._cpu = now, cpu
             if len(self._samples) > SAMPLES:
                 self._samples = merged(self._samples)
@@ -245,6 +248,10 @@ class Watch:
                     watched = self._alive[pid] = _Watched(pid, new=new)
                     self._all.append((pid, watched))
 
+    def _each(self) -> dict[int, int]:
+        largest = sorted(self._alive.items(), key=lambda item: -item[1].resident)[:EACH]
+        return {pid: watched.resident for pid, watched in largest}
+
     def _look(self) -> tuple[int, int]:
         """Reads all; resident bytes, and how many processes there are (one that has ended, but was not waited for yet,
         occupies nothing and is none)."""
@@ -273,6 +280,9 @@ def merged(samples: list[Sample]) -> list[Sample]:
                 cores=used / span if span else 0.0,
                 resident=max(first.resident, second.resident),
                 processes=max(first.processes, second.processes),
+                by_pid={
+                    pid: max(one.by_pid.get(pid, 0) for one in (first, second)) for pid in first.by_pid | second.by_pid
+                },
             )
         )
         before = second.at

@@ -85,7 +85,8 @@ def with_clients(scenario: Scenario, clients: int, seconds: float) -> Scenario:
 
 def with_seconds(scenario: Scenario, seconds: float) -> Scenario:
     """The same phases, made longer or shorter alike, so that they last so long together; what happens inside them moves
-    with them. Pauses stay as they are, and a trace's times too. Raises ConfigError."""
+    with them. Pauses stay as they are, and a trace's times too. Of phases made shorter no `least_share` is wanted any
+    more: what a moment says of goodput is chance. Raises ConfigError."""
     _within("seconds", seconds, 86_400.0)
     factor = seconds / sum(phase.seconds for phase in scenario.phases)
     return _affordable(_phases(scenario, [_scaled(phase, factor) for phase in scenario.phases]))
@@ -112,8 +113,9 @@ def _scaled(phase: Phase, factor: float) -> Phase:
     surge_at = None if phase.surge_at is None else phase.surge_at * factor
     surge_seconds = None if phase.surge_seconds is None else phase.surge_seconds * factor
     seconds = phase.seconds * factor
+    least = phase.least_share if factor >= 1.0 else None
     return msgspec.structs.replace(
-        phase, seconds=seconds, changes=changes, surge_at=surge_at, surge_seconds=surge_seconds
+        phase, seconds=seconds, changes=changes, surge_at=surge_at, surge_seconds=surge_seconds, least_share=least
     )
 
 

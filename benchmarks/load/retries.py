@@ -3,6 +3,7 @@
 from random import Random
 
 from benchmarks.load.answer import Answer, End
+from benchmarks.load.scenario import Retries
 
 FIRST_WAIT = 0.5  # seconds, doubled with each retry
 LONGEST_WAIT = 8.0
@@ -13,18 +14,21 @@ _OWN_DOING = frozenset({End.TIMED_OUT, End.LEFT, End.STOPPED})
 _TEMPORARY = frozenset({408, 409, 429})
 
 
-def delay(answer: Answer, taken: int, max_retries: int, random: Random) -> float | None:
+def delay(answer: Answer, taken: int, retries: Retries, random: Random) -> float | None:
     """Seconds until the next attempt, None where there is none. `taken`: how many retries there were before.
 
     As `openai` 3 does it (`_base_client.py`: `_should_retry` and `_calculate_retry_timeout`). A client whose own
-    patience ended, or that went away, does not come back.
+    patience ended, or that went away, does not come back. Who retries at once does so after an answer: without a
+    connection, he too has to wait.
     """
-    if taken >= max_retries or answer.end in _OWN_DOING:
+    if taken >= retries.max or answer.end in _OWN_DOING:
         return None
     if answer.connection_error:
         return _backoff(taken, random)
     if answer.status < 300 or not _again(answer):
         return None
+    if retries.at_once:
+        return 0.0
     asked = answer.retry_after
     return asked if asked is not None and asked > 0 else _backoff(taken, random)
 

@@ -173,11 +173,21 @@ def failures(report: Report) -> list[str]:
     none = sum(entry.count for phase in report.phases for entry in phase.refusals if entry.code in _NO_ANSWERS)
     if none:
         found.append(f"{none} attempts got no answer, or half of one, or one that makes no sense.")
+    found += _too_little(report)
     if report.backend is not None:
         found += report.backend.problems
         if report.backend.left_running:
             found.append(f"{report.backend.left_running} requests still run at the backend.")
     return found
+
+
+def _too_little(report: Report) -> Iterator[str]:
+    for phase in report.phases:
+        least, share = phase.least_share, phase.oracle.share if phase.oracle is not None else None
+        if least is not None and share is None:
+            yield f"Phase {phase.name}: its share of the oracle's goodput is not known, and {least:.0%} are wanted."
+        elif least is not None and share is not None and share < least:
+            yield f"Phase {phase.name} reached {share:.1%} of the oracle's goodput; at least {least:.0%} are wanted."
 
 
 _NO_ANSWER = {"unreachable": "found no connection", "unsent": "were not sent"}

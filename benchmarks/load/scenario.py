@@ -78,18 +78,25 @@ class Kind(Table, frozen=True):
 class Sessions(Table, frozen=True):
     """Which requests belong together: `share` of them carry one of `count` session ids in `X-Session-Id`.
 
-    `skew` is the exponent of Zipf's law over the sessions: 0 makes all equally busy, 1.2 a few very.
+    `skew` is the exponent of Zipf's law over the sessions: 0 makes all equally busy, 1.2 a few very. The first `heavy`
+    of them ask `times` as often as they would.
     """
 
     count: Count
     skew: Annotated[float, Meta(ge=0.0, le=5.0)] = 0.0
     share: Share = 1.0
+    heavy: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    times: Annotated[float, Meta(gt=0.0, le=1_000_000.0)] = 1.0
 
 
 class Retries(Table, frozen=True):
-    """Retries as the official OpenAI clients make them: up to `max` after 408, 409, 429, 5xx and broken connections."""
+    """Retries as the official OpenAI clients make them: up to `max` after 408, 409, 429, 5xx and broken connections.
+
+    `at_once`: by impatient clients, who do not wait before they ask again, whatever the answer said.
+    """
 
     max: Annotated[int, Meta(ge=0, le=100)] = 2
+    at_once: bool = False
 
 
 class Change(Table, frozen=True):
@@ -116,6 +123,7 @@ class Phase(Table, frozen=True, kw_only=True):
     file           trace: a file of arrivals, relative to the scenario's file; `speed` runs it faster or slower
     pause_seconds  quiet time before the phase, after all answers of the one before have come
     warmup         run it, but leave it out of the totals
+    least_share    of the oracle's goodput that has to be reached, or `--check` fails
     """
 
     name: Name
@@ -134,6 +142,7 @@ class Phase(Table, frozen=True, kw_only=True):
     speed: Positive = 1.0
     pause_seconds: Annotated[float, Meta(ge=0.0, le=3600.0)] = 0.0
     warmup: bool = False
+    least_share: Share | None = None
     changes: list[Change] = []
 
 

@@ -254,7 +254,9 @@ class Session:
         completed = {number for ledger in driver.phases for number in ledger.completed}
         starts = [ledger.first_number for ledger in driver.phases] + [driver.next_number]
         numbers = [range(start, end) for start, end in pairwise(starts)]
-        clients = Clients(completed, driver.attempts.sent, gone)
+        once = not any(ledger.retried for ledger in driver.phases)
+        shed = [number for ledger in driver.phases for number in ledger.shed] if once else None
+        clients = Clients(completed, driver.attempts.sent, gone, shed)
         counts, outlived = agree_backend(log, clients, numbers, len(self.backend.urls))
         return counts, list(outlived)
 

@@ -1,5 +1,6 @@
 """The reports of a gateway's phases as one: each phase was run by itself, and the page shows whole scenarios."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -11,6 +12,7 @@ from benchmarks.report.model import (
     Accounting,
     BackendCounts,
     Counts,
+    Ended,
     Lag,
     Processes,
     Report,
@@ -160,6 +162,7 @@ def _backend(reports: Sequence[Report]) -> BackendCounts | None:
         wasted_seconds=sum(one.wasted_seconds for one in every),
         agrees=all(one.agrees for one in every),
         problems=[problem for one in every for problem in one.problems],
+        shed_late=None if any(one.shed_late is None for one in every) else sum(one.shed_late or 0 for one in every),
     )
 
 
@@ -172,7 +175,18 @@ def _accounting(reports: Sequence[Report]) -> Accounting:
         balanced=all(report.accounting.balanced for report in reports),
         target=list(accounts.values()) if all(report.accounting.target is not None for report in reports) else None,
         problems=[problem for report in reports for problem in report.accounting.problems],
+        ended=_ended(reports),
     )
+
+
+def _ended(reports: Sequence[Report]) -> list[Ended]:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for one in (ended for report in reports for ended in report.accounting.ended):
+        counts[one.outcome, one.stage, one.reason] += one.count
+    return [
+        Ended(outcome=outcome, stage=stage, reason=reason, count=count)
+        for (outcome, stage, reason), count in counts.most_common()
+    ]
 
 
 def _sum(a: Account, b: Account) -> Account:

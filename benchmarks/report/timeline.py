@@ -1,6 +1,6 @@
 """The time line of a run: fewer points of it, and the marks that all charts over time have."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,15 +23,19 @@ def lots(items: Sequence[Any], most: int) -> list[Sequence[Any]]:
 def _merged(lot: Sequence[Moment]) -> Moment:
     sums = ("offered", "completed", "shed", "rejected", "expired", "failed", "cancelled")
     oracles = [moment.oracle for moment in lot if moment.oracle is not None]
+    percentiles = ("p50", "p99", "oracle_p50", "oracle_p99")
     return Moment(
         at=lot[0].at,
         seconds=sum(moment.seconds for moment in lot),
         in_flight=max(moment.in_flight for moment in lot),
-        p50=max((moment.p50 for moment in lot if moment.p50 is not None), default=None),
-        p99=max((moment.p99 for moment in lot if moment.p99 is not None), default=None),
         oracle=sum(oracles) if oracles else None,
         **{name: sum(getattr(moment, name) for moment in lot) for name in sums},
+        **{name: _worst(getattr(moment, name) for moment in lot) for name in percentiles},
     )
+
+
+def _worst(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def steps(
