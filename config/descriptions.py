@@ -58,7 +58,7 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
     schema.AdmissionSection: {
         "wait_budget_ms": "estimated wait beyond which a request is refused; auto: half a second, or as long as a "
         "typical answer takes where that is longer, at most ten; off: none",
-        "codel": "a queue that stands for an interval gets three tenths of the wait budget until it was empty",
+        "codel": "a queue that stands for an interval gets a fifth of the wait budget until it was empty",
         "codel_interval_ms": "how long a queue may stand",
         "fair": "serve by class, then key and session in turn; false: in order of arrival",
         "head_gate": "refuse before a request's body is read what no route could admit",

@@ -170,6 +170,8 @@ class Ingress:
         """A request was refused by the head gate."""
         now = self._clock()
         self._refused(now)
+        if error.worker is not None:
+            self._flow.lanes[error.worker].refused(now)
         self._hooks.after_gate(error, arrived, now, request_id)
 
     def _enter(self, ticket: Ticket, prompt: Prompt, section: RouteSection, now: float) -> None:
@@ -288,9 +290,12 @@ class Ingress:
         self, lane: Lane[AssembleOutput], reason: Reason, now: float, place: Place = Place.INGRESS
     ) -> Overloaded:
         wait = RETRY_AFTER_MIN if reason is Reason.DRAINING else lane.drain(now)
-        wait = jittered(wait, self._chance())
         return Overloaded(
-            f"{_WHY_REFUSED[reason]}; try again later", place=place.label, reason=reason, retry_after=wait
+            f"{_WHY_REFUSED[reason]}; try again later",
+            place=place.label,
+            reason=reason,
+            retry_after=jittered(wait, self._chance()),
+            worker=lane.name,
         )
 
     def _refused(self, now: float) -> None:

@@ -46,7 +46,12 @@ async def serving(
     """Fails when a task, a place, a connection or a descriptor is left behind. Clients must have closed theirs."""
     descriptors = _descriptors()
     async with running(conf, retriever=retriever, workers=workers) as (pipeline, books):
-        edge = EdgeServer(pipeline.ingress, conf.server, operations or NoOperations())
+        edge = EdgeServer(
+            pipeline.ingress,
+            conf.server,
+            operations or NoOperations(),
+            head_gate=conf.admission.head_gate,
+        )
         sock = socket.create_server(("127.0.0.1", 0), backlog=128)
         port = sock.getsockname()[1]
         await edge.start(sock)

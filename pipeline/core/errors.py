@@ -114,13 +114,14 @@ class RateLimited(HeadgateError):
 
 
 class Overloaded(HeadgateError):
-    """`place` and `reason` are shown in the answer's headers."""
+    """`place` and `reason` are shown in the answer's headers; `worker` is whose lane was full, where it was one's."""
 
     status = 503
     code = "overloaded"
 
-    def __init__(self, message: str, *, place: str, reason: str, retry_after: float) -> None:
+    def __init__(self, message: str, *, place: str, reason: str, retry_after: float, worker: str | None = None) -> None:
         super().__init__(message, retry_after=retry_after)
+        self.worker = worker
         self.place = place
         self.reason = reason
 

@@ -15,7 +15,7 @@ RETRY_AFTER_MAX = 60.0
 AUTO_BUDGET_MIN = 0.5  # seconds
 AUTO_BUDGET_MAX = 10.0
 AUTO_BUDGET_LAST = 60.0  # also where places become free more seldom than every ten seconds
-STANDING_SHARE = 0.3  # of the budget: what may be waited while the queue stands
+STANDING_SHARE = 0.2  # of the budget: what may be waited while the queue stands
 
 
 class Allowance(NamedTuple):
@@ -45,7 +45,7 @@ def wait_budget(configured: float | None, limit: int, hold: float) -> float:
 
 
 def standing_target(budget: float, limit: int, hold: float) -> float:
-    """Seconds that a request may wait in a queue that stands: three tenths of the budget, but never so little that
+    """Seconds that a request may wait in a queue that stands: a fifth of the budget, but never so little that
     places at the worker stay empty until somebody else asks."""
     return min(budget, max(STANDING_SHARE * budget, _next_place(limit, hold)))
 

@@ -233,10 +233,10 @@ class Lane(Generic[T]):
     def counts_tokens(self) -> bool:
         return self._tokens is not None
 
-    def push_back(self, wait: float | None, now: float) -> None:
-        """The worker said that it is too much."""
+    def push_back(self, wait: float | None, inflight: int, now: float) -> None:
+        """The worker said that it is too much, to a call that began as one of `inflight`."""
         self.pushed_back += 1
-        self.limiter.pushed_back(wait, now)
+        self.limiter.pushed_back(wait, inflight, now)
 
     def tick(self, ages: Iterable[float], unanswered: float, now: float) -> None:
         """About ten times a second: the `ages` of the calls under way, and that of the oldest without a first delta."""

@@ -35,7 +35,9 @@ async def main(child: Child) -> None:
     pipeline = await build(config, hooks=observers)
     desk = Path(config.server.data_dir) / SOCKET_NAME
     operations = ShardOperations(memory, given.shard, desk, essential=demand.depends_on_knowledge(config))
-    edge = EdgeServer(pipeline.ingress, config.server, operations, shard=given.shard)
+    edge = EdgeServer(
+        pipeline.ingress, config.server, operations, shard=given.shard, head_gate=config.admission.head_gate
+    )
     async with AsyncExitStack() as stack:
         stack.callback(observers.flush)
         stack.push_async_callback(operations.aclose)

@@ -90,7 +90,7 @@ class Pump(WatchedCall):
             self._complete()
         except WorkerError as error:
             if error.kind is WorkerErrorKind.RATE_LIMITED or error.status == _UNAVAILABLE:
-                self.lane.push_back(error.retry_after, self._clock())
+                self.lane.push_back(error.retry_after, self._inflight, self._clock())
             self.expire(translate(error))
         except asyncio.CancelledError:
             if self.ticket.ending is None and not self._channel.closed:  # the worker cancelled itself

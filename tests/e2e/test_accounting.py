@@ -13,6 +13,9 @@ from benchmarks.servers import resident_mb
 from tests.process.daemon import Daemon, chat, configured, serving
 
 CONFIG = """
+[logging]
+refusals_per_s = 1_000_000
+
 [stages.inference]
 concurrency = 8
 capacity = 32

@@ -57,7 +57,7 @@ def test_the_usual_budget_grows_with_the_answers():
 
 
 def test_a_standing_queue_gets_less_but_never_runs_dry():
-    assert standing_target(0.5, 8, 0.1) == pytest.approx(0.15)
+    assert standing_target(0.5, 8, 0.1) == pytest.approx(0.1)
     assert standing_target(10.0, 1, 8.0) > 8.0
     assert standing_target(0.1, 1, 8.0) == 0.1
 
