@@ -56,8 +56,8 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
     schema.PostStage: {"concurrency": "answers being filtered at once"},
     schema.StreamStage: {"concurrency": "answers being written at once"},
     schema.AdmissionSection: {
-        "wait_budget_ms": "estimated wait beyond which a request is refused; auto: half a second, or as long as a "
-        "typical answer takes where that is longer, at most ten; off: none",
+        "wait_budget_ms": "estimated wait beyond which a request is refused; auto: 400, or as long as a typical "
+        "answer takes where that is longer, at most ten seconds; off: none",
         "codel": "a queue that stands for an interval gets a fifth of the wait budget until it was empty",
         "codel_interval_ms": "how long a queue may stand",
         "fair": "serve by class, then key and session in turn; false: in order of arrival",

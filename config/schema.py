@@ -105,7 +105,7 @@ class AdmissionSection(Section, frozen=True, kw_only=True):
 
     wait_budget_ms: Milliseconds | Literal["auto", "off"] = "auto"
     codel: bool = True
-    codel_interval_ms: Milliseconds = 100
+    codel_interval_ms: Milliseconds = 200
     fair: bool = True  # by class, key and session; false: in order of arrival
     head_gate: bool = True
 

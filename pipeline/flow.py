@@ -103,7 +103,7 @@ class Flow:
                     self.stages[place].inbox.release()
             ticket.held = 0
         if ticket.flow is not None:  # last: what waits in the lane has been taken out
-            ticket.lane.leave(ticket.flow, ticket.priority, started=ticket.started)
+            ticket.lane.leave(ticket.flow, ticket.priority, ticket.ended, started=ticket.started)
             ticket.flow = None
 
     async def stop(self) -> None:

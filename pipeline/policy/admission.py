@@ -12,7 +12,7 @@ from pipeline.core.outcomes import Reason
 
 RETRY_AFTER_MIN = 1.0
 RETRY_AFTER_MAX = 60.0
-AUTO_BUDGET_MIN = 0.5  # seconds
+AUTO_BUDGET_MIN = 0.4  # seconds
 AUTO_BUDGET_MAX = 10.0
 AUTO_BUDGET_LAST = 60.0  # also where places become free more seldom than every ten seconds
 STANDING_SHARE = 0.2  # of the budget: what may be waited while the queue stands
@@ -36,7 +36,7 @@ def estimated_wait(ahead: int, limit: int, inflight: int, hold: float) -> float:
 
 
 def wait_budget(configured: float | None, limit: int, hold: float) -> float:
-    """Seconds that a request may wait. None: half a second, or as long as a typical answer takes where that is longer,
+    """Seconds that a request may wait. None: 0.4 seconds, or as long as a typical answer takes where that is longer,
     at most ten; but so long that somebody waits when the next place becomes free, at most a minute."""
     if configured is not None:
         return configured

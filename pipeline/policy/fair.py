@@ -4,39 +4,69 @@ Four classes, strictly one before the other. Within a class the callers (API key
 its sessions take turns, within a session the first is the first. That is start-time fair queueing over callers, every
 request counted as one (Goyal, Vin and Cheng, "Start-time Fair Queuing", ACM SIGCOMM 1996), and round-robin over
 sessions (Nagle, "On Packet Switches with Infinite Storage", RFC 970).
+
+Who has to go is who has most: work that waits or runs, and what was done for it lately. Without that memory a session
+that asks ten times as often as others would find a place each time they happen to have none, and get twice their share.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from math import exp
 from typing import Generic, TypeVar
 
 from pipeline.core.outcomes import Priority
+
+RECENT = 2.0  # seconds after which what was done for a session counts for a third
+_FORGOTTEN = 4 * RECENT
 
 T = TypeVar("T")
 Entry = tuple[float, T]
 
 
-class Flow(Generic[T]):
-    """One session of one caller in one class. `work` counts its requests that were admitted and have not ended,
-    `entries` are those of them that wait here."""
+class _Holder:
+    """Somebody with `work`: requests that were admitted and have not ended."""
 
-    __slots__ = ("caller", "entries", "session", "work")
+    __slots__ = ("_done", "_done_at", "work")
+
+    def __init__(self) -> None:
+        self.work = 0
+        self._done = 0.0
+        self._done_at = 0.0
+
+    def finish(self, now: float) -> None:
+        """One of its requests was served."""
+        self._done = self.recent(now) + 1.0
+        self._done_at = now
+
+    def recent(self, now: float) -> float:
+        """Requests that were served lately, the older the less."""
+        since = now - self._done_at
+        return self._done * exp(-since / RECENT) if self._done and since > 0.0 else self._done
+
+    def load(self, now: float) -> float:
+        return self.work + self.recent(now)
+
+
+class Flow(_Holder, Generic[T]):
+    """One session of one caller in one class. `entries` are those of its requests that wait here."""
+
+    __slots__ = ("caller", "entries", "session")
 
     def __init__(self, caller: "_Caller[T]", session: str) -> None:
+        super().__init__()
         self.caller = caller
         self.session = session
-        self.work = 0
         self.entries: deque[Entry[T]] = deque()
 
 
-class _Caller(Generic[T]):
-    __slots__ = ("active", "flows", "name", "passed", "queue", "waiting", "weight", "work")
+class _Caller(_Holder, Generic[T]):
+    __slots__ = ("active", "flows", "name", "passed", "queue", "waiting", "weight")
 
     def __init__(self, queue: "_Class[T]", name: str, weight: float) -> None:
+        super().__init__()
         self.queue = queue
         self.name = name
         self.weight = weight
-        self.work = 0
         self.waiting = 0
         self.passed = 0.0  # virtual time of its next turn
         self.flows: dict[str, Flow[T]] = {}
@@ -44,9 +74,10 @@ class _Caller(Generic[T]):
 
 
 class _Class(Generic[T]):
-    __slots__ = ("active", "callers", "changes", "heaviest", "heaviest_at", "virtual", "waiting")
+    __slots__ = ("active", "callers", "changes", "heaviest", "heaviest_at", "idle", "virtual", "waiting")
 
     def __init__(self) -> None:
+        self.idle: OrderedDict[Flow[T], float] = OrderedDict()  # without work, remembered since
         self.callers: dict[str, _Caller[T]] = {}
         self.active: dict[str, _Caller[T]] = {}
         self.waiting = 0
@@ -75,21 +106,39 @@ class FairQueue(Generic[T]):
         flow = holder.flows.get(session)
         if flow is None:
             flow = holder.flows[session] = Flow(holder, session)
+        elif not flow.work:
+            queue.idle.pop(flow, None)
         holder.weight = weight
         holder.work += 1
         flow.work += 1
         queue.changes += 1
         return flow
 
-    def leave(self, flow: Flow[T]) -> None:
+    def leave(self, flow: Flow[T], now: float, *, served: bool) -> None:
+        """A request has ended. `served`: it was worked for."""
         holder = flow.caller
         queue = holder.queue
         queue.changes += 1
         flow.work -= 1
         holder.work -= 1
+        if served:
+            flow.finish(now)
+            holder.finish(now)
         if not flow.work:
-            del holder.flows[flow.session]
-        if not holder.work:
+            queue.idle[flow] = now
+        while queue.idle:
+            oldest, since = next(iter(queue.idle.items()))
+            # Where nobody waits, nobody has to go, and nothing need be remembered.
+            if queue.waiting and abs(now - since) < _FORGOTTEN:
+                break
+            self._forget(oldest)
+
+    def _forget(self, flow: Flow[T]) -> None:
+        holder = flow.caller
+        queue = holder.queue
+        del queue.idle[flow]
+        del holder.flows[flow.session]
+        if not holder.flows:
             del queue.callers[holder.name]
 
     def push(self, flow: Flow[T], entry: Entry[T]) -> None:
@@ -125,26 +174,28 @@ class FairQueue(Generic[T]):
             self.remove(flow, item)
         return [item for _, item in found]
 
-    def victim(self, priority: Priority, caller: str, weight: float, session: str | None) -> Entry[T] | None:
+    def victim(
+        self, priority: Priority, caller: str, weight: float, session: str | None, now: float
+    ) -> Entry[T] | None:
         """The waiting request of this class that has less right to its place than a newcomer would have: the newest of
         the session with most work, of the caller with most for its weight. None where that is the newcomer itself.
 
         `session=None`: not known, so that it may be one without any work. Nothing is changed.
         """
         queue = self._classes[priority]
-        flow = self._heaviest(queue)
+        flow = self._heaviest(queue, now)
         if flow is None:
             return None
         own = queue.callers.get(caller)
         if own is flow.caller:
-            work = 0 if session is None or session not in own.flows else own.flows[session].work
-            return flow.entries[-1] if flow.work > work + 1 else None
-        share = ((own.work if own is not None else 0) + 1) / weight
-        return flow.entries[-1] if flow.caller.work / flow.caller.weight > share else None
+            load = 0.0 if session is None or session not in own.flows else own.flows[session].load(now)
+            return flow.entries[-1] if flow.load(now) > load + 1 else None
+        share = ((own.load(now) if own is not None else 0.0) + 1) / weight
+        return flow.entries[-1] if flow.caller.load(now) / flow.caller.weight > share else None
 
-    def newest_of_heaviest(self, priority: Priority) -> Entry[T] | None:
+    def newest_of_heaviest(self, priority: Priority, now: float) -> Entry[T] | None:
         """The waiting request of this class that has the least right to its place; None where nothing waits."""
-        flow = self._heaviest(self._classes[priority])
+        flow = self._heaviest(self._classes[priority], now)
         return None if flow is None else flow.entries[-1]
 
     def entries(self) -> list[Entry[T]]:
@@ -187,24 +238,16 @@ class FairQueue(Generic[T]):
         if not holder.waiting:
             del queue.active[holder.name]
 
-    def _heaviest(self, queue: _Class[T]) -> Flow[T] | None:
+    def _heaviest(self, queue: _Class[T], now: float) -> Flow[T] | None:
         """Kept until something changes: under overload most who ask are refused, and change nothing."""
         if queue.heaviest_at != queue.changes:
             queue.heaviest_at = queue.changes
             queue.heaviest = None
             if queue.waiting:
-                holder = max(queue.active.values(), key=_share)
-                queue.heaviest = max(holder.active.values(), key=_work)
+                holder = max(queue.active.values(), key=lambda holder: holder.load(now) / holder.weight)
+                queue.heaviest = max(holder.active.values(), key=lambda flow: (flow.load(now), flow.entries[-1][0]))
         return queue.heaviest
 
 
 def _turn(holder: _Caller[T]) -> float:
     return holder.passed
-
-
-def _share(holder: _Caller[T]) -> float:
-    return holder.work / holder.weight
-
-
-def _work(flow: Flow[T]) -> tuple[int, float]:
-    return flow.work, flow.entries[-1][0]

@@ -31,7 +31,7 @@ class Rules(NamedTuple):
     order of arrival."""
 
     wait_budget: bool = True
-    codel_interval: float | None = 0.1
+    codel_interval: float | None = 0.2
     fair: bool = True
 
 
@@ -152,12 +152,12 @@ class Lane(Generic[T]):
         wait = self.estimated_wait(asker.priority, now)
         limit = self._allowance(asker.priority, configured, deadline, answer)
         if full:
-            return self._instead_of(asker, wait, limit, Reason.QUEUE_FULL, reversed(Priority))
+            return self._instead_of(asker, wait, limit, reason=Reason.QUEUE_FULL, classes=reversed(Priority), now=now)
         if wait <= 0.0 or wait <= limit.seconds:
             return Decision(Verdict.ADMIT, wait, limit.seconds, limit.reason)
         if limit.reason is Reason.TOO_LATE:  # it would be too late in another's place as well
             return Decision(Verdict.REFUSE, wait, limit.seconds, limit.reason)
-        return self._instead_of(asker, wait, limit, limit.reason, (asker.priority,))
+        return self._instead_of(asker, wait, limit, reason=limit.reason, classes=(asker.priority,), now=now)
 
     def refused(self, now: float) -> None:
         """Somebody was told to come back."""
@@ -176,9 +176,9 @@ class Lane(Generic[T]):
         self.waiting[asker.priority] += 1
         return self.queue.join(asker.priority, asker.caller, asker.weight, asker.session or "")
 
-    def leave(self, flow: Flow[T], priority: Priority, *, started: bool) -> None:
+    def leave(self, flow: Flow[T], priority: Priority, now: float, *, started: bool) -> None:
         """An admitted request has ended."""
-        self.queue.leave(flow)
+        self.queue.leave(flow, now, served=started)
         if not started:
             self.waiting[priority] -= 1
 
@@ -254,16 +254,16 @@ class Lane(Generic[T]):
         return allowance(budget, deadline, self.typical.answer(answer))
 
     def _instead_of(
-        self, asker: Asker, wait: float, limit: Allowance, reason: Reason, classes: Iterable[Priority]
+        self, asker: Asker, wait: float, limit: Allowance, *, reason: Reason, classes: Iterable[Priority], now: float
     ) -> Decision[T]:
         if self.rules.fair:
             for priority in classes:
                 if priority < asker.priority:
                     break
                 if priority == asker.priority:
-                    entry = self.queue.victim(priority, asker.caller, asker.weight, asker.session)
+                    entry = self.queue.victim(priority, asker.caller, asker.weight, asker.session, now)
                 else:
-                    entry = self.queue.newest_of_heaviest(priority)
+                    entry = self.queue.newest_of_heaviest(priority, now)
                 if entry is not None:
                     return Decision(Verdict.DISPLACE, wait, limit.seconds, reason, entry[1])
         return Decision(Verdict.REFUSE, wait, limit.seconds, reason)

@@ -104,7 +104,7 @@ class Simulation:
 
     def _drop(self, a: Arrival, reason: Reason, now: float) -> None:
         a.dropped, a.left = reason, now
-        self.lane.leave(a.flow, a.asked.priority, started=False)
+        self.lane.leave(a.flow, a.asked.priority, now, started=False)
 
     def _take(self, now: float) -> None:
         while self.lane.room(now) > 0 and (entry := self.lane.queue.pop()) is not None:
@@ -134,7 +134,7 @@ class Simulation:
         self.lane.finish(0, None, now)
         self.lane.limiter.first_delta(now - a.started, 10, a.inflight, now)
         self.lane.typical.ended(now - a.started, now - a.started, 1, now, a.inflight)
-        self.lane.leave(a.flow, a.asked.priority, started=True)
+        self.lane.leave(a.flow, a.asked.priority, now, started=True)
 
     def _tick(self, now: float) -> None:
         for entered, a in self.lane.waits_since():

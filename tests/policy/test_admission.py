@@ -48,7 +48,7 @@ def test_while_nothing_is_known_nobody_waits():
 
 
 def test_the_usual_budget_grows_with_the_answers():
-    assert wait_budget(None, 8, 0.1) == 0.5
+    assert wait_budget(None, 8, 0.1) == 0.4
     assert wait_budget(None, 64, 3.0) == 3.0
     assert wait_budget(None, 64, 40.0) == 10.0
     assert wait_budget(None, 1, 10.0) > 10.0  # else nobody would wait when the only place becomes free

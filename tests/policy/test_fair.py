@@ -77,11 +77,11 @@ def test_the_victim_is_the_newest_of_the_session_with_most_work():
     put(queue, "a1", session="a", at=1.0)
     put(queue, "b1", session="b", at=2.0)
     put(queue, "b2", session="b", at=3.0)
-    assert queue.victim(NORMAL, "-", 1.0, "c") == (3.0, "b2")
-    assert queue.victim(NORMAL, "-", 1.0, None) == (3.0, "b2")
-    assert queue.victim(NORMAL, "-", 1.0, "a") is None  # it would have two as well
-    assert queue.victim(NORMAL, "-", 1.0, "b") is None
-    assert queue.victim(HIGH, "-", 1.0, "c") is None  # nobody waits there
+    assert queue.victim(NORMAL, "-", 1.0, "c", 0.0) == (3.0, "b2")
+    assert queue.victim(NORMAL, "-", 1.0, None, 0.0) == (3.0, "b2")
+    assert queue.victim(NORMAL, "-", 1.0, "a", 0.0) is None  # it would have two as well
+    assert queue.victim(NORMAL, "-", 1.0, "b", 0.0) is None
+    assert queue.victim(HIGH, "-", 1.0, "c", 0.0) is None  # nobody waits there
 
 
 def test_running_work_counts_too():
@@ -91,7 +91,7 @@ def test_running_work_counts_too():
     put(queue, "a3", session="a")
     assert queue.pop() == (0.0, "a1")  # runs
     assert queue.pop() == (0.0, "a2")
-    assert queue.victim(NORMAL, "-", 1.0, "b") == (0.0, "a3")
+    assert queue.victim(NORMAL, "-", 1.0, "b", 0.0) == (0.0, "a3")
 
 
 def test_the_victim_belongs_to_the_caller_with_most_for_its_weight():
@@ -100,9 +100,12 @@ def test_the_victim_belongs_to_the_caller_with_most_for_its_weight():
         put(queue, f"rich{number}", caller="rich", weight=4.0, session="s")
     for number in range(2):
         put(queue, f"poor{number}", caller="poor", session=str(number))
-    assert queue.victim(NORMAL, "new", 1.0, "") == (0.0, "poor0") or queue.victim(NORMAL, "new", 1.0, "")[1] == "poor1"
-    assert queue.victim(NORMAL, "rich", 4.0, "other") == (0.0, "poor0")
-    assert queue.victim(NORMAL, "poor", 1.0, "0") is None
+    assert (
+        queue.victim(NORMAL, "new", 1.0, "", 0.0) == (0.0, "poor0")
+        or queue.victim(NORMAL, "new", 1.0, "", 0.0)[1] == "poor1"
+    )
+    assert queue.victim(NORMAL, "rich", 4.0, "other", 0.0) == (0.0, "poor0")
+    assert queue.victim(NORMAL, "poor", 1.0, "0", 0.0) is None
 
 
 def test_what_has_ended_leaves_nothing_behind():
@@ -112,7 +115,7 @@ def test_what_has_ended_leaves_nothing_behind():
         flow = put(queue, item, priority=LOW, caller=f"c{number}", session=f"s{number}")
         assert queue.remove(flow, item)
         assert not queue.remove(flow, item)
-        queue.leave(flow)
+        queue.leave(flow, 0.0, served=False)
     assert not len(queue)
     assert all(not c.callers and not c.active for c in queue._classes)
 
@@ -160,17 +163,17 @@ def test_nothing_is_lost_and_each_session_keeps_its_order(steps):
                 assert owner[0] == min(classes)
                 waiting[owner].popleft()
                 flow = queue.join(*owner[:2], 1.0, owner[2])  # the same object, found again
-                queue.leave(flow)
+                queue.leave(flow, 0.0, served=False)
                 running.append(flow)
         elif what == "leave" and running:
-            queue.leave(running.pop(pick % len(running)))
+            queue.leave(running.pop(pick % len(running)), 0.0, served=False)
         elif what == "remove" and waiting.get(key):
             item = waiting[key][pick % len(waiting[key])]
             flow = queue.join(*key[:2], 1.0, key[2])
-            queue.leave(flow)
+            queue.leave(flow, 0.0, served=False)
             assert queue.remove(flow, item)
             waiting[key].remove(item)
-            queue.leave(flow)
+            queue.leave(flow, 0.0, served=False)
         assert len(queue) == sum(map(len, waiting.values()))
         assert sorted(entry[1] for entry in queue.entries()) == sorted(i for items in waiting.values() for i in items)
     assert sum(1 for _ in iter(queue.pop, None)) == sum(map(len, waiting.values()))

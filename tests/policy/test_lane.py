@@ -235,5 +235,5 @@ def test_no_class_starves_within_what_the_higher_ones_leave(seed, load, high):
     )
     out = Simulation().run(arrivals)
     assert out.share(priority=Priority.CRITICAL) >= 0.97
-    assert out.share(priority=Priority.NORMAL) >= 0.9
+    assert out.share(priority=Priority.NORMAL) >= 0.85
     assert out.served(priority=Priority.LOW)
