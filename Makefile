@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv --quiet
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint types imports tests smoke bench bench-peers lock clean
+.PHONY: help run test quick lint types imports tests smoke bench bench-overload bench-peers lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test    set up, then lint, format check, types, import rules, all tests, two minutes of mixed load"
 	@echo "make quick   the inner loop: lint, types, and the tests that take no processes"
 	@echo "make bench   the paired figures of the data path and the micro-benchmarks"
+	@echo "make bench-overload  every figure of the behaviour under overload, target beside measured (about twenty minutes)"
 	@echo "make bench-peers  the same load over LiteLLM, vllm-router, TensorZero and Headgate (about twenty minutes)"
 	@echo "make smoke   the two minutes of mixed load of make test"
 	@echo "make lock    resolve the dependencies of pyproject.toml anew"
@@ -73,6 +74,9 @@ quick: lint types imports
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.paired
 	$(BIN)/python -m benchmarks.table
+
+bench-overload: $(DEV)
+	$(BIN)/python -m benchmarks.overload --json bench-results/overload.json --html bench-results/overload.html
 
 bench-peers: $(DEV)
 	$(BIN)/python -m benchmarks.peers --html bench-results/peers.html

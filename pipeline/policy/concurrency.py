@@ -19,6 +19,7 @@ _SAMPLES = (6, 32)  # that a decision is made from: twice the limit, as what beg
 _LEAST_SAMPLES = 3  # after PATIENCE
 _PATIENCE = 1.0  # seconds
 _SLACK = 0.005  # seconds of waiting that are nobody's queue: the event loop's, the network's
+_STARTING = 1.5  # times the baseline: above that a first delta is late
 _FOLLOWED = 0.4  # share of the expected fall below which a decrease has changed nothing
 _EXPERIMENT = 0.2  # of the limit, taken away before it is judged what that has changed
 _PROBE_SECONDS = 10.0  # between two looks for a lower baseline
@@ -86,7 +87,7 @@ class AdaptiveLimit:
         self._most = 0  # calls under way, of the samples
         self._since = 0.0  # when the limit was set last: calls begun before say nothing of it
         self._heard = 0.0
-        self._starting = True  # no queue has been met yet
+        self._starting = True  # no queue at the backend has been met yet
         self._before: tuple[float, float, float] | None = None  # limit, time and rate before the last decrease
         self._probing: tuple[float, float, float] | None = None  # limit, rate and baseline before
         self._probe_at: float | None = None  # when to do so next
@@ -104,6 +105,8 @@ class AdaptiveLimit:
             self._samples.clear()
         self._heard = now
         self._came += 1
+        if self._starting:
+            self._start(self._length.without(prompt_tokens, seconds), inflight, now)
         if now - seconds < self._since or seconds < 0.0:
             return
         self._samples.append((seconds, prompt_tokens))
@@ -137,6 +140,17 @@ class AdaptiveLimit:
         if usual and oldest > _FROZEN * usual + 1.0 and silent > usual + 1.0 and inflight >= self.limit / 2:
             self._before = self._probing = None
             self._set(self._exact * _BACK_OFF, now)
+
+    def _start(self, seconds: float, inflight: int, now: float) -> None:
+        """One more for each first delta that came as soon as the others: twice as many in each round, as TCP starts
+        (Jacobson, "Congestion Avoidance and Control", SIGCOMM 1988)."""
+        if not self.baseline or seconds < self.baseline:
+            self.baseline = max(seconds, 1e-6)
+        if seconds > _STARTING * self.baseline + _SLACK:
+            return
+        if inflight >= self.limit - 1 and now >= self._hold_until and self._exact + 1.0 <= self._maximum:
+            self._exact += 1.0
+            self.limit = int(self._exact + 0.5)
 
     def _decide(self, now: float) -> None:
         samples, most = self._samples, self._most
@@ -189,7 +203,7 @@ class AdaptiveLimit:
         if waiting > aim / 4:
             self._step = aim - waiting
         else:  # no queue at all: ever faster
-            self._step = max(2 * self._step, limit / 2 if self._starting else aim)
+            self._step = max(2 * self._step, aim)
         self._step = min(self._step, 1.0 if now < self._ceiling_until + _CAREFUL_SECONDS else limit)
         ceiling = self._ceiling if now < self._ceiling_until else float(self._maximum)
         self._set(max(min(limit + self._step, ceiling), limit), now)

@@ -41,7 +41,7 @@ async def test_shows_how_each_worker_is_limited(writer):
         async with asyncio.timeout(5):
             while lane.inflight < 2:
                 await asyncio.sleep(0.001)
-        lane.push_back(None, time.monotonic())
+        lane.push_back(None, 2, time.monotonic())
         ticker.tick()
         w = layout.workers["slow"]
         assert (cells[w.limit], cells[w.inflight], cells[w.pushed_back], cells[w.standing]) == (2, 2, 1, 0)
