@@ -3,6 +3,7 @@
 Each check looks only at keys in which no problem has been found before, so that one mistake is reported once.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from config.schema import (
     CollectionSection,
     Config,
     ExtractiveWorker,
+    FewerPassages,
     KeySection,
     OpenAIWorker,
     RedactFilter,
@@ -65,6 +67,7 @@ class Crosscheck:
             self._route(route, ("routes", index))
             self._template(route, ("routes", index))
             self._filters(route, ("routes", index))
+            self._degrade(route, ("routes", index))
         for index, collection in enumerate(self._config.collections):
             self._collection(collection, ("collections", index))
         for index, key in enumerate(self._config.keys):
@@ -106,6 +109,26 @@ class Crosscheck:
             expected = f"the name of one of the {table}" + (f": {listed}" if names else "; there are none")
             self._findings.add(path, quote(name), expected, nearest(name, names))
         return name in names
+
+    def _degrade(self, route: RouteSection, path: KeyPath) -> None:
+        """Steps that could never change anything."""
+        if not self._findings.sound((*path, "degrade")):
+            return
+        budget = self._config.admission.wait_budget_ms if route.wait_budget_ms is None else route.wait_budget_ms
+        if route.degrade and budget == "off":
+            self._findings.add((*path, "degrade"), "steps", "none: without a wait budget there is no pressure")
+        least = {"passages": route.passages if route.collection is not None else 0, "max_tokens": math.inf}
+        for index, step in enumerate(route.degrade):
+            key = "passages" if isinstance(step, FewerPassages) else "max_tokens"
+            here = (*path, "degrade", index, key)
+            value = step.passages if isinstance(step, FewerPassages) else step.max_tokens
+            if not self._findings.sound(here):
+                continue
+            if key == "passages" and route.collection is None:
+                self._findings.add(here, f"{value}", "a route with a collection: this one retrieves nothing")
+            elif value >= least[key]:
+                self._findings.add(here, f"{value}", f"less than {least[key]}, which there is without this step")
+            least[key] = min(value, least[key])
 
     def _anonymous(self) -> None:
         """Somebody must be able to use the server, and that anybody can who reaches it must have been said."""

@@ -107,6 +107,11 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, A
 
 
 async def _error_of(response: aiohttp.ClientResponse) -> str:
+    if response.status == 401:  # what the server says is for those who write headers
+        sent = (
+            f"the key in {KEY_VARIABLE} is not known there" if os.environ.get(KEY_VARIABLE) else "it wants an API key"
+        )
+        return f"{response.url.host} refused the request: {sent}; put one into the environment as {KEY_VARIABLE}"
     try:
         return str((await response.json(content_type=None))["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -116,7 +116,10 @@ def schema(*, as_markdown: bool) -> None:
 def ask(
     words: tuple[str, ...], route: str | None, session_id: str | None, url: str | None, config_file: Path | None
 ) -> None:
-    """Ask a running daemon a question; its answer is printed as it comes, then the passages that it cites."""
+    """Ask a running daemon a question; its answer is printed as it comes, then the passages that it cites.
+
+    A daemon that wants an API key is sent the one in HEADGATE_API_KEY.
+    """
     from pipeline import ask as asking  # noqa: PLC0415 - see the module's docstring
 
     try:

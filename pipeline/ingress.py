@@ -103,7 +103,8 @@ class Ingress:
         """Books the request under its route. Raises `UnknownModel`."""
         section = self.routes.get(model)
         if section is None:
-            raise UnknownModel(f"The model {model!r} does not exist; this server has: {self._names()}", param="model")
+            names = self._names(ticket.caller or ANONYMOUS)
+            raise UnknownModel(f"The model {model!r} does not exist; there is: {names}", param="model")
         ticket.route = section.name
         self._hooks.after_route(ticket)
         return section
@@ -164,7 +165,9 @@ class Ingress:
                 return None
             if refusal is None or decision.wait < refusal[1].wait:
                 refusal = entrance, decision
-        return None if refusal is None else self._overloaded(refusal[0].lane, refusal[1].reason, now)
+        if refusal is None:
+            return None
+        return _explained(self._overloaded(refusal[0].lane, refusal[1].reason, now), refusal[1], priority)
 
     def count_gated(self, error: Overloaded, arrived: float, request_id: str = "") -> None:
         """A request was refused by the head gate."""
@@ -217,7 +220,7 @@ class Ingress:
                 least = _smaller(limit, reduced(entrance.steps, inf).max_tokens)
                 decision = self._decide(entrance, asker, deadline - now, least, now)
             if decision.verdict is Verdict.REFUSE:
-                raise self._overloaded(lane, decision.reason, now)
+                raise _explained(self._overloaded(lane, decision.reason, now), decision, ticket.priority)
             if decision.victim is not None:
                 victim: Ticket = decision.victim.request.ticket
                 victim.fail(self._overloaded(lane, Reason.DISPLACED, now, Place.INFERENCE), now)
@@ -327,10 +330,17 @@ class Ingress:
             used = ticket.prompt_tokens + ticket.chunks if ticket.started else None
         ticket.caller.quota.settle(charged, used, self._clock())
 
-    def _names(self) -> str:
-        names = sorted(self.routes)
+    def _names(self, caller: Caller) -> str:
+        names = sorted(name for name in self.routes if caller.routes is None or name in caller.routes)
         shown = ", ".join(names[:10])
         return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def _explained(error: Overloaded, decision: Decision[AssembleOutput], priority: Priority) -> Overloaded:
+    error.priority = priority
+    if decision.reason is not Reason.QUEUE_FULL:
+        error.wait, error.allowed = decision.wait, decision.allowed
+    return error
 
 
 def _smaller(one: int | None, other: int | None) -> int | None:

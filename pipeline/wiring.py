@@ -217,6 +217,7 @@ def _lane(
     )
     rules = Rules(
         wait_budget=admission.wait_budget_ms != "off",
+        usual_budget=None if isinstance(admission.wait_budget_ms, str) else admission.wait_budget_ms / 1000,
         codel_interval=admission.codel_interval_ms / 1000 if admission.codel else None,
         fair=admission.fair,
     )

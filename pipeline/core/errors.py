@@ -114,7 +114,11 @@ class RateLimited(HeadgateError):
 
 
 class Overloaded(HeadgateError):
-    """`place` and `reason` are shown in the answer's headers; `worker` is whose lane was full, where it was one's."""
+    """`place` and `reason` are shown in the answer's headers; `worker` is whose lane was full, where it was one's.
+
+    For those who observe: `priority` is the class of who was refused, `wait` the seconds that were estimated and
+    `allowed` those that would have been allowed, None where that was not the question.
+    """
 
     status = 503
     code = "overloaded"
@@ -122,6 +126,9 @@ class Overloaded(HeadgateError):
     def __init__(self, message: str, *, place: str, reason: str, retry_after: float, worker: str | None = None) -> None:
         super().__init__(message, retry_after=retry_after)
         self.worker = worker
+        self.priority: int | None = None
+        self.wait: float | None = None
+        self.allowed: float | None = None
         self.place = place
         self.reason = reason
 

@@ -34,6 +34,7 @@ class Exchange:
         headers = call.request.headers
         try:
             ticket.caller = ingress.access.caller(head.presented_key(headers))
+            ticket.priority = ticket.caller.priority
             ticket.priority = ingress.access.lowered(ticket.caller, head.asked_class(headers))
             body = await self._bodies.read(call.request)
             if ticket.ending is not None and ticket.ending.error is not None:  # meanwhile: the server stops

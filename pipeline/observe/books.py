@@ -1,9 +1,10 @@
 """What a block of counters says about requests, and how a dead shard's block is balanced."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from pipeline.core.outcomes import OUTCOME_OF, Outcome, Place, Reason
-from pipeline.observe.layout import OUTCOMES, PLACES, REASONS, UNCLASSED, UNROUTED, Cells, MetricsLayout, RouteCells
+from pipeline.observe.layout import OUTCOMES, PLACES, REASONS, UNROUTED, Cells, MetricsLayout, RouteCells
 
 _ENDINGS = tuple((place, reason) for place in PLACES for reason in REASONS)
 
@@ -15,11 +16,10 @@ def offered(route: RouteCells, cells: Cells) -> int:
 
 def endings(route: RouteCells, cells: Cells) -> Iterator[tuple[Place | None, Reason, int]]:
     """How a route's requests ended: every combination that happened, once. The place of a lost request is not known."""
-    gates = dict(zip(REASONS, route.gated, strict=False))
     for index, (place, reason) in enumerate(_ENDINGS, route.outcomes):
         number = cells[index]
-        if gates and place is Place.INGRESS:
-            number += cells[gates[reason]]
+        if route.gated and place is Place.INGRESS:
+            number += sum(cells[gate] for gate in route.gated[REASONS.index(reason) :: len(REASONS)])
         if number:
             yield place, reason, number
     if lost := cells[route.lost]:
@@ -27,14 +27,14 @@ def endings(route: RouteCells, cells: Cells) -> Iterator[tuple[Place | None, Rea
 
 
 def by_class(layout: MetricsLayout, cells: Cells) -> Iterator[tuple[str, Outcome, int]]:
-    """How the requests of each class ended, also where none did. Those that the head gate refused are among those
-    without a class."""
-    gated = dict.fromkeys(OUTCOMES, 0)
-    for reason, index in zip(REASONS, layout.routes[UNROUTED].gated, strict=True):
-        gated[OUTCOME_OF[reason]] += cells[index]
+    """How the requests of each class ended, also where none did, with those that the head gate refused."""
+    gates = iter(layout.routes[UNROUTED].gated)
     for name, first in layout.classes.items():
+        gated = dict.fromkeys(OUTCOMES, 0)
+        for reason, gate in zip(REASONS, islice(gates, len(REASONS)), strict=True):
+            gated[OUTCOME_OF[reason]] += cells[gate]
         for index, outcome in enumerate(OUTCOMES, first):
-            yield name, outcome, cells[index] + (gated[outcome] if name == UNCLASSED else 0)
+            yield name, outcome, cells[index] + gated[outcome]
 
 
 def still_open(route: RouteCells, cells: Cells) -> int:

@@ -150,6 +150,7 @@ class Exposition(Collector):
         inflight = _gauge("worker_inflight", "Calls that a worker is busy with.", "worker")
         waiting = _gauge("worker_waiting", "Requests let in and not yet given to a worker.", "worker", "class")
         wait = _gauge("worker_estimated_wait_seconds", "Until a newcomer of class normal would start.", "worker")
+        allowed = _gauge("worker_allowed_wait_seconds", "That it may wait now; 0: without a limit.", "worker")
         standing = _gauge("admission_standing", "1 while a worker's queue stands, as CoDel judges.", "worker")
         pushed_back = _counter("worker_pushed_back", "Calls that a worker answered with 429 or 503.", "worker")
         for worker in self._layout.workers.values():
@@ -159,9 +160,10 @@ class Exposition(Collector):
             for index, name in enumerate(CLASSES, worker.waiting):
                 waiting.add_metric([worker.name, name], cells[index])
             wait.add_metric(label, max(block[worker.estimated_wait] for block in blocks) / 1e9)
+            allowed.add_metric(label, min(block[worker.allowed_wait] for block in blocks) / 1e9)
             standing.add_metric(label, max(block[worker.standing] for block in blocks))
             pushed_back.add_metric(label, cells[worker.pushed_back])
-        yield from (limit, inflight, waiting, wait, standing, pushed_back)
+        yield from (limit, inflight, waiting, wait, allowed, standing, pushed_back)
 
     def _shards(self, blocks: list[list[int]]) -> Iterator[Metric]:
         connections = _gauge("connections", "Open client connections.", "shard")

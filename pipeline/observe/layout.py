@@ -92,8 +92,9 @@ class StageCells(NamedTuple):
 class RouteCells(NamedTuple):
     """`outcomes` is the first of `len(PLACES) * len(REASONS)` cells; `lost` is written by the supervisor only.
 
-    `gated` are the cells of requests that the head gate refused, one a reason; empty but for the route "-". Each counts
-    as offered and as ended. `reduced` is the first of `len(STEPS)` cells.
+    `gated` are the cells of requests that the head gate refused, `len(REASONS)` for each class and as many for those
+    whose class is not known; empty but for the route "-". Each counts as offered and as ended. `reduced` is the first
+    of `len(STEPS)` cells.
     """
 
     name: str
@@ -110,13 +111,15 @@ class RouteCells(NamedTuple):
 
 
 class WorkerCells(NamedTuple):
-    """`waiting` is the first of `len(CLASSES)` cells; `estimated_wait` is in nanoseconds, `standing` 0 or 1."""
+    """`waiting` is the first of `len(CLASSES)` cells; `estimated_wait` and `allowed_wait` are in nanoseconds,
+    `standing` 0 or 1."""
 
     name: str
     inflight: int
     limit: int
     waiting: int
     estimated_wait: int
+    allowed_wait: int
     standing: int
     pushed_back: int
     inter_token: HistogramCells
@@ -150,7 +153,7 @@ class _Allocator:
         )
 
     def route(self, name: str, worker: str, outcomes: int, lost: int, offered: int) -> RouteCells:
-        gates = len(REASONS) if name == UNROUTED else 0
+        gates = (len(CLASSES) + 1) * len(REASONS) if name == UNROUTED else 0
         gated = self.take(gates)
         return RouteCells(
             name=name,
@@ -173,6 +176,7 @@ class _Allocator:
             limit=self.take(),
             waiting=self.take(len(CLASSES)),
             estimated_wait=self.take(),
+            allowed_wait=self.take(),
             standing=self.take(),
             pushed_back=self.take(),
             inter_token=self.histogram(INTER_TOKEN_BOUNDS),
@@ -213,6 +217,13 @@ class MetricsLayout:
         workers = [
             cell
             for w in self.workers.values()
-            for cell in (w.inflight, w.limit, *range(w.waiting, w.waiting + len(CLASSES)), w.estimated_wait, w.standing)
+            for cell in (
+                w.inflight,
+                w.limit,
+                *range(w.waiting, w.waiting + len(CLASSES)),
+                w.estimated_wait,
+                w.allowed_wait,
+                w.standing,
+            )
         ]
         return [self.connections, *stages, *workers]

@@ -64,7 +64,10 @@ class Logs:
         if self._console:
             # Not the default traceback: it shows local variables, and so prompts.
             plain = structlog.dev.plain_traceback
-            processors += [_printable, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
+            processors += [
+                _printable,
+                structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain, sort_keys=False),
+            ]
         else:
             processors += [structlog.processors.format_exc_info, _to_json]
         structlog.configure(

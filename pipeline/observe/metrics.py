@@ -90,7 +90,8 @@ class ShardMetrics(Hooks):
         cells[(self._classes[ticket.priority] if known else self._unclassed) + self._outcomes[reason]] += 1
 
     def after_gate(self, error: Overloaded, arrived: float, now: float, request_id: str = "") -> None:  # noqa: ARG002 - the hook's signature
-        self._cells[self._gated[self._reasons[error.reason]]] += 1
+        group = len(CLASSES) if error.priority is None else error.priority
+        self._cells[self._gated[group * len(REASONS) + self._reasons[error.reason]]] += 1
 
     def observe(self, ticket: Ticket) -> None:
         """Books what else is known about an ended request that got beyond the door."""
@@ -148,6 +149,9 @@ class WorkerState(Protocol):
     @property
     def standing(self) -> bool: ...
 
+    @property
+    def allowed_wait(self) -> float: ...
+
     def estimated_wait(self, priority: Priority, now: float) -> float:
         """Seconds until a newcomer of this class would start."""
         ...
@@ -184,6 +188,7 @@ class ShardGauges:
         for index, number in enumerate(state.waiting, w.waiting):
             cells[index] = number
         cells[w.estimated_wait] = _nanoseconds(state.estimated_wait(Priority.NORMAL, now))
+        cells[w.allowed_wait] = _nanoseconds(state.allowed_wait)
         cells[w.standing] = int(state.standing)
         cells[w.pushed_back] = self._pushed_back[name] + state.pushed_back
 

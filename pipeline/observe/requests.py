@@ -61,6 +61,8 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, t
     reduced: tuple[str, ...] = ()
     backend_status: int | None = None
     error: str | None = None
+    estimated_wait_ms: float | None = None
+    allowed_wait_ms: float | None = None
 
 
 # Their messages are ours: they quote neither a prompt nor a backend, which may quote one.
@@ -103,6 +105,7 @@ def record_of(ticket: Ticket, process: str) -> RequestRecord:
         ticket.reduced,
         error.backend_status if isinstance(error, BackendFailed) else None,
         error.message if error is not None and ending.reason in _TELLING else None,
+        *(_waits(error) if isinstance(error, Overloaded) else ()),
     )
 
 
@@ -122,6 +125,9 @@ def record_of_gated(error: Overloaded, arrived: float, now: float, request_id: s
         duration_ms=_ms(now - arrived),
         queue_ms=StageTimes(),
         stage_ms=StageTimes(),
+        class_=None if error.priority is None else _CLASSES[error.priority],
+        estimated_wait_ms=_waits(error)[0],
+        allowed_wait_ms=_waits(error)[1],
     )
 
 
@@ -163,7 +169,8 @@ class ConsoleRequestLog(Hooks):
         fields = msgspec.to_builtins(record)
         for key in ("event", "timestamp", "level", "process"):  # structlog's own
             del fields[key]
-        self._log.info("request", **{key: for_people(value) for key, value in fields.items()})
+        shown = {key: for_people(value) for key, value in fields.items() if value not in ({}, "-")}
+        self._log.info("request", **shown)
 
 
 class FaultLog(Selective):
@@ -207,6 +214,13 @@ def for_people(value: Any) -> Any:
     if isinstance(value, dict):
         return " ".join(f"{key}:{number}" for key, number in value.items())
     return " ".join(value) if isinstance(value, list | tuple) else value
+
+
+def _waits(error: Overloaded) -> tuple[float | None, float | None]:
+    """What was estimated and what was allowed, in milliseconds, where that was the question."""
+    if error.wait is None or error.allowed is None:
+        return None, None
+    return _ms(error.wait), _ms(error.allowed)
 
 
 def _ms(seconds: float) -> float:

@@ -51,7 +51,7 @@ class Access:
                 raise Unauthorized("No API key was sent; send 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
             return self._anonymous
         if not is_key(presented):
-            raise Unauthorized("What was sent as an API key is none; send 'Authorization: Bearer KEY'")
+            raise Unauthorized("The Authorization header holds no API key; send 'Authorization: Bearer KEY'")
         digest = key_digest(presented)
         key = self._keys.get(digest)
         known = hmac.compare_digest(digest, _NOBODYS if key is None else key.digest)

@@ -27,12 +27,14 @@ _REFUSALS_REMEMBERED = 1.0  # seconds, of the count of those who were told to co
 
 
 class Rules(NamedTuple):
-    """What acts. `wait_budget` off: only capacity counts. `codel_interval` in seconds, None: no CoDel. `fair` false: in
+    """What acts. `wait_budget` off: only capacity counts; `usual_budget` is that of routes which set none, in seconds,
+    None: as long as an answer takes. `codel_interval` in seconds, None: no CoDel. `fair` false: in
     order of arrival."""
 
     wait_budget: bool = True
     codel_interval: float | None = 0.2
     fair: bool = True
+    usual_budget: float | None = None
 
 
 class Asker(NamedTuple):
@@ -133,6 +135,13 @@ class Lane(Generic[T]):
             and self._requests is None
             and self._tokens is None
         )
+
+    @property
+    def allowed_wait(self) -> float:
+        """Seconds that a request of class normal and of a route without a budget of its own may wait now; 0.0 where
+        there is no limit."""
+        allowed = self.allowed(Priority.NORMAL, self.rules.usual_budget)
+        return allowed if allowed < inf else 0.0
 
     # The door.
 

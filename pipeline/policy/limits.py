@@ -117,7 +117,7 @@ class _Minute:
         if amount > self.limit:
             raise TooLarge(
                 f"The request counts {_amount(amount, self.unit)}, prompt and answer together, and its key may use "
-                f"{self.limit:,} a minute; ask for a shorter answer (max_tokens) or send less",
+                f"{self.limit:,} a minute; set max_tokens (without it the model's usual limit is counted) or send less",
             )
 
     def refusal(self, amount: int, now: float) -> RateLimited | None:

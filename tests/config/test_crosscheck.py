@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from config.errors import ConfigError
 from config.load import load
 from tests.config.helpers import SMALLEST, problems
 
@@ -404,3 +405,48 @@ class TestTemplateFile:
         (tmp_path / "prompts" / "a.jinja").write_bytes(b"\xff")
         (problem,) = problems(tmp_path, self.TEXT)
         assert problem.found.endswith("bytes that are not UTF-8 on line 1")
+
+
+DEGRADING = """
+[[collections]]
+name = "docs"
+store = "memory"
+embedder = "lexical"
+[[workers]]
+kind = "echo"
+name = "w"
+[[routes]]
+name = "plain"
+worker = "w"
+degrade = [{kind = "fewer_passages", passages = 2}, {kind = "shorter_answer", max_tokens = 50}]
+[[routes]]
+name = "docs"
+worker = "w"
+collection = "docs"
+passages = 4
+degrade = [
+  {kind = "fewer_passages", passages = 4},
+  {kind = "shorter_answer", max_tokens = 50},
+  {kind = "shorter_answer", max_tokens = 80, pressure = 0.8},
+  {kind = "fewer_passages", passages = 1, pressure = 0.9},
+]
+[[routes]]
+name = "unbounded"
+worker = "w"
+degrade = [{kind = "shorter_answer", max_tokens = 50}]
+"""
+
+
+def test_steps_that_could_never_change_anything_are_found(tmp_path):
+    (tmp_path / "a.toml").write_text(DEGRADING)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "a.toml", {})
+    assert [problem.path for problem in caught.value.problems] == [
+        "routes[0].degrade[0].passages",
+        "routes[1].degrade[0].passages",
+        "routes[1].degrade[2].max_tokens",
+    ]
+    (tmp_path / "a.toml").write_text("[admission]\nwait_budget_ms = 'off'\n" + DEGRADING)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "a.toml", {})
+    assert "routes[2].degrade" in [problem.path for problem in caught.value.problems]

@@ -51,7 +51,14 @@ class TestLayout:
             used += range(route.reduced, route.reduced + len(STEPS))
             histograms.append(route.first_token)
         for worker in layout.workers.values():
-            used += [worker.inflight, worker.limit, worker.estimated_wait, worker.standing, worker.pushed_back]
+            used += [
+                worker.inflight,
+                worker.limit,
+                worker.estimated_wait,
+                worker.allowed_wait,
+                worker.standing,
+                worker.pushed_back,
+            ]
             used += range(worker.waiting, worker.waiting + len(Priority))
             histograms.append(worker.inter_token)
         for first in layout.classes.values():
@@ -253,6 +260,7 @@ class TestGauges:
         assert (cells[w.limit], cells[w.inflight], cells[w.standing], cells[w.pushed_back]) == (9, 8, 1, 3)
         assert cells[w.waiting : w.waiting + len(Priority)] == [0, 1, 20, 300]
         assert cells[w.estimated_wait] == 250_000_000
+        assert cells[w.allowed_wait] == 400_000_000
         assert asked == [(Priority.NORMAL, 7.0)]
         assert cells[layout.workers["large"].limit] == 0
 
@@ -272,7 +280,7 @@ class TestGauges:
         ShardGauges(layout, cells).worker("small", Busy([]), 7.0)
         book_lost(layout, cells)
         w = layout.workers["small"]
-        assert [cells[index] for index in range(w.inflight, w.inter_token.first)] == [0] * 8 + [3]
+        assert [cells[index] for index in range(w.inflight, w.inter_token.first)] == [0] * 9 + [3]
         ShardGauges(layout, cells).worker("small", Busy([]), 7.0)
         assert cells[w.pushed_back] == 6
 
@@ -285,6 +293,7 @@ class Busy:
     waiting = (0, 1, 20, 300)
     standing = True
     pushed_back = 3
+    allowed_wait = 0.4
     estimate = 0.25
 
     def __init__(self, asked: list[tuple[Priority, float]]) -> None:
