@@ -75,8 +75,7 @@ FIELDS = {
     "x-stainless-read-timeout": "600",
 }
 BODIES = {"200 B": 200, "4 KiB": 4096}
-REFUSAL_TO_ECHO, REFUSAL_TO_ECHO_AIM = 0.5, 0.25
-REFUSAL_TO_STREAM = 0.05
+Values = dict[tuple[str, str], list[float]]  # by what was asked and the size of its body
 
 
 class Kind(NamedTuple):
@@ -97,12 +96,17 @@ GATED = Kind("refused at the head gate", "busy", stream=False, requests=20_000, 
 ORDINARY = Kind("refused on the ordinary path", "busy", stream=False, requests=6000, refused=True, head=_NAMED)
 
 
+OVER = ((ECHO, 0.5, 0.25), (STREAM, 0.05, None))  # what a refusal is compared with, how many times that it may be
+
+
 class Cost(NamedTuple):
-    """CPU microseconds of the server for one request, one value a pair."""
+    """CPU microseconds of the server for one request, and how many times an accepted unstreamed `echo` of the same
+    body that is; one value a pair."""
 
     name: str
     body: str
     values: tuple[float, ...]
+    ratios: tuple[float, ...]
 
     @property
     def median(self) -> float:
@@ -171,7 +175,9 @@ def cost(server: Server, kind: Kind, size: int, scale: float) -> float:
     if wrong := [answer for answer in answers if answer.end is not expected]:
         raise RuntimeError(f"{kind.name}: {len(wrong)} of {len(answers)} requests were not: {wrong[0]}")
     gated = at_gate(server) - gated
-    if gated != (len(answers) if kind is GATED else 0):
+    if (
+        gated < 0.99 * len(answers) if kind is GATED else gated
+    ):  # one that overtakes the end of another is not looked at
         raise RuntimeError(f"{kind.name}: the head gate refused {gated} of {len(answers)} requests")
     return (after - before) / len(answers) * 1e6
 
@@ -185,10 +191,10 @@ def at_gate(server: Server) -> int:
 
 
 def measure(*, quick: bool, say: Callable[[str], None]) -> Measured:
-    """All figures of this page; takes about a minute and a half, `quick` ten seconds."""
+    """Takes about half a minute, `quick` three seconds. `say` is told how far it has come."""
     pairs, scale = (1, 0.02) if quick else (5, 1.0)
     kinds = (ECHO, STREAM, GATED, ORDINARY)
-    values: dict[tuple[str, str], list[float]] = {(kind.name, name): [] for name in BODIES for kind in kinds}
+    values: Values = {(kind.name, name): [] for name in BODIES for kind in kinds}
     with busy(head_gate=True) as gated, busy(head_gate=False) as plain:
         for pair in range(pairs):
             for name, size in BODIES.items():
@@ -196,23 +202,23 @@ def measure(*, quick: bool, say: Callable[[str], None]) -> Measured:
                 for kind in kinds:
                     server = plain if kind is ORDINARY else gated
                     values[kind.name, name].append(cost(server, kind, size, scale))
-    costs = [Cost(kind, name, tuple(taken)) for (kind, name), taken in values.items()]
-    return Measured(_figures(values), costs)
+    return Measured(
+        [_figure(values, size, *over) for size in BODIES for over in OVER],
+        [
+            Cost(kind, size, tuple(taken), _ratios(values, size, kind, ECHO.name))
+            for (kind, size), taken in values.items()
+        ],
+    )
 
 
-def _figures(values: dict[tuple[str, str], list[float]]) -> list[Figure]:
-    figures = []
-    for size in BODIES:
-        for over, limit, aim in (
-            (ECHO, REFUSAL_TO_ECHO, REFUSAL_TO_ECHO_AIM),
-            (STREAM, REFUSAL_TO_STREAM, None),
-        ):
-            for kind in (GATED, ORDINARY):
-                pairs = zip(values[kind.name, size], values[over.name, size], strict=True)
-                ratios = tuple(refused / served for refused, served in pairs)
-                name = f"{kind.name} ÷ {over.name}, {size}"
-                figures.append(Figure(name, statistics.median(ratios), limit, aim, "x", smaller=True, values=ratios))
-    return figures
+def _figure(values: Values, size: str, over: Kind, limit: float, aim: float | None) -> Figure:
+    ratios = _ratios(values, size, GATED.name, over.name)
+    name = f"{GATED.name} ÷ {over.name}, {size}"
+    return Figure(name, statistics.median(ratios), limit, aim, "x", smaller=True, values=ratios)
+
+
+def _ratios(values: Values, size: str, kind: str, over: str) -> tuple[float, ...]:
+    return tuple(one / other for one, other in zip(values[kind, size], values[over, size], strict=True))
 
 
 def show(console: Console, measured: Measured) -> None:
@@ -220,15 +226,16 @@ def show(console: Console, measured: Measured) -> None:
     for column in ("figure", "measured", "at most", "aim", "", "all pairs"):
         table.add_column(column, justify="left" if column in ("figure", "all pairs") else "right")
     for f in measured.figures:
-        spread = "  ".join(f"{value:.3g}" for value in f.values)
         aim = "" if f.aim is None else f"{f.aim:g}"
+        spread = "  ".join(f"{value:.3f}" for value in f.values)
         table.add_row(f.name, f"{f.value:.3f} x", f"{f.floor:g}", aim, "met" if f.met else "MISSED", spread)
     console.print(table)
-    table = Table(title="CPU of the server, one request")
-    for column in ("request", "body", "µs", "all pairs"):
-        table.add_column(column, justify="right" if column == "µs" else "left")
+    table = Table(title="CPU of the server for one request")
+    for column in ("request", "body", "µs", "÷ echo", "µs, all pairs"):
+        table.add_column(column, justify="right" if column in ("µs", "÷ echo") else "left")
     for c in measured.costs:
-        table.add_row(c.name, c.body, f"{c.median:.1f}", "  ".join(f"{value:.1f}" for value in c.values))
+        spread = "  ".join(f"{value:.1f}" for value in c.values)
+        table.add_row(c.name, c.body, f"{c.median:.1f}", f"{statistics.median(c.ratios):.2f} x", spread)
     console.print(table)
 
 

@@ -50,7 +50,8 @@ def phases(
     reports = []
     service = base.service if base is not None else None
     for ledger, beyond in zip(driver.phases, outlived, strict=True):
-        oracle, recovered = None, []
+        oracle: Oracle | None = None
+        recovered: list[Recovery] = []
         if base is not None and service is not None and ledger.phase.arrivals != "closed":
             oracle, recovered = _oracle(driver, ledger, base, service)
         reports.append(_phase(driver, ledger, capacity, oracle, recovered, beyond))
@@ -114,9 +115,7 @@ def _load(phase: Phase, rate: float, capacity: Capacity | None) -> float | None:
     return rate / capacity.rate if capacity is not None and phase.arrivals != "closed" else None
 
 
-def _oracle(
-    driver: Driver, ledger: PhaseLedger, base: Basis, service: Service
-) -> tuple[Oracle, list[Recovery]]:
+def _oracle(driver: Driver, ledger: PhaseLedger, base: Basis, service: Service) -> tuple[Oracle, list[Recovery]]:
     budget = driver.scenario.wait_budget_ms / 1000
     changes = [(at, base.whole(changed)) for at, changed in _changes(service, ledger.phase.changes)]
     seconds = _lasted(driver, ledger)
@@ -127,7 +126,8 @@ def _oracle(
         driver.timeline.possible(offset + end, latency)
     in_time = sum(end <= seconds for end in found.ends)
     target = Completions(ledger.ends, ledger.latencies)
-    recovered = recoveries(ledger.phase, target, Completions(found.ends, found.latencies))
+    times = [arrival.at for arrival in ledger.arrivals()]
+    recovered = recoveries(ledger.phase, times, target, Completions(found.ends, found.latencies))
     oracle = Oracle(
         basis=base.where,
         slots=base.whole(service).slots,

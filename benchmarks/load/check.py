@@ -100,7 +100,9 @@ class Check:
         if self._findings.sound((*path, "seconds"), (*path, "changes")):
             self._changes(phase, path)
         if phase.least_share is not None and phase.arrivals == "closed":
-            self._findings.add((*path, "least_share"), "a share of what is not known", "none: the oracle has no clients")
+            self._findings.add(
+                (*path, "least_share"), "a share of nothing", "none: for a closed loop there is no oracle"
+            )
 
     def _arrivals(self, phase: Phase, path: KeyPath) -> None:
         given, takes = self._given(path), TAKES[phase.arrivals]

@@ -166,7 +166,8 @@ class PhaseLedger:
         self.retried = 0
         self.in_time = 0  # completed while arrivals lasted
         self.completed = array("q")  # numbers of the requests that did
-        self.ends, self.latencies = array("d"), array("d")  # of these: seconds since the phase began, and after how long
+        self.ends = array("d")  # of these: seconds since the phase began
+        self.latencies = array("d")  # of these, from the intended time
         self.shed = array("q")  # numbers of the requests that were
         self.sessions = SessionBooks()
         self.gone: dict[int, float] = {}  # number → loop time at which its client had gone

@@ -4,9 +4,11 @@ Completions are looked at through windows of a second that slide by a tenth of i
 beginning of the first window from which on it holds for three seconds: a dip that comes later by chance (arrivals are
 random) does not count, a moment of luck in the middle of trouble neither.
 
-Goodput is back when a window holds at least nine tenths of what the oracle completes in the same second, rounded down.
-The oracle has the same arrivals and knows every change of the backend, so that is the new capacity, or what was
-offered where that is less. The median is back when half of a window's requests took no longer than 1.2 times the median
+Goodput is back when a window holds at least nine tenths, rounded down, of what the oracle completes in the same second,
+or of the requests that arrived where those are fewer. The oracle has the same arrivals and knows every change of the
+backend, so that is the new capacity, or what is offered. (It keeps a queue as long as it may: for a moment afterwards
+it completes more than arrives.) A request needs a while: of the windows up to 0.3 s earlier, the one with the fewest
+arrivals counts. The median is back when half of a window's requests took no longer than 1.2 times the median
 before the disturbance, and 10 ms.
 """
 
@@ -23,6 +25,7 @@ STEP = 0.1
 HOLD = 3.0
 SHARE = 0.9
 _FACTOR, _MORE = 1.2, 0.010
+_EARLIER = (0.0, 0.1, 0.2, 0.3)  # seconds
 _ENOUGH = 20  # requests, for a median to mean anything
 _EPSILON = 1e-9
 
@@ -36,12 +39,16 @@ class Completions:
         self.latencies = [latencies[index] for index in order]
 
     def count(self, since: float, until: float) -> int:
-        return bisect_left(self.ends, until) - bisect_left(self.ends, since)
+        return _between(self.ends, since, until)
 
     def p50(self, since: float, until: float) -> float | None:
         """None where nothing completed."""
         found = self.latencies[bisect_left(self.ends, since) : bisect_left(self.ends, until)]
         return median(found) if found else None
+
+
+def _between(times: Sequence[float], since: float, until: float) -> int:
+    return bisect_left(times, until) - bisect_left(times, since)
 
 
 class Disturbance(NamedTuple):
@@ -61,11 +68,9 @@ def disturbances(phase: Phase) -> list[Disturbance]:
     if phase.arrivals == "surge" and phase.surge_at is not None and phase.surge_seconds is not None:
         over = phase.surge_at + phase.surge_seconds
         found.append(Disturbance(over, phase.seconds, "surge over", returns=True, since=phase.surge_at))
-    ends = [*(change.at for change in phase.changes[1:]), phase.seconds]
-    found += [
-        Disturbance(change.at, until, _said(change), returns=False, since=change.at)
-        for change, until in zip(phase.changes, ends, strict=True)
-    ]
+    for index, change in enumerate(phase.changes):
+        until = phase.changes[index + 1].at if index + 1 < len(phase.changes) else phase.seconds
+        found.append(Disturbance(change.at, until, _said(change), returns=False, since=change.at))
     return found
 
 
@@ -74,14 +79,15 @@ def _said(change: Change) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in named if value is not None)
 
 
-def recoveries(phase: Phase, target: Completions, oracle: Completions) -> list[Recovery]:
-    """What became of each disturbance of the phase."""
-    return [_recovery(each, target, oracle) for each in disturbances(phase)]
+def recoveries(phase: Phase, arrivals: Sequence[float], target: Completions, oracle: Completions) -> list[Recovery]:
+    """What became of each disturbance of the phase. `arrivals` are in order, in seconds since the phase began."""
+    return [_recovery(each, arrivals, target, oracle) for each in disturbances(phase)]
 
 
-def _recovery(it: Disturbance, target: Completions, oracle: Completions) -> Recovery:
+def _recovery(it: Disturbance, arrivals: Sequence[float], target: Completions, oracle: Completions) -> Recovery:
     def enough(since: float) -> bool:
-        wanted = int(SHARE * oracle.count(since, since + WINDOW) + _EPSILON)
+        came = min(_between(arrivals, since - early, since + WINDOW - early) for early in _EARLIER)
+        wanted = int(SHARE * min(oracle.count(since, since + WINDOW), came) + _EPSILON)
         return target.count(since, since + WINDOW) >= wanted
 
     found = Recovery(at=it.at, what=it.what, within=it.until - it.at, goodput=_reached(enough, it))

@@ -23,14 +23,14 @@ worker = "sim"
 
 
 class Headgate:
-    """`config`: a file of further settings. Where it has workers or routes, ours are left out, its first worker gets
-    the backend's address, and its first route is asked for."""
+    """`config`: a file of further settings, or their `text`. Where they have workers or routes, ours are left out, the
+    first worker gets the backend's address, and the first route is asked for."""
 
     name = "headgate"
 
-    def __init__(self, config: Path | None = None) -> None:
+    def __init__(self, config: Path | None = None, *, text: str = "") -> None:
         self._config = config
-        self._text = ""
+        self._text = text
         self._model = "sim"
 
     @property
@@ -40,7 +40,7 @@ class Headgate:
     def prepare(self, tick: Tick) -> None:  # noqa: ARG002 - nothing here takes long
         """It is installed; this reads the further settings."""
         try:
-            further = "" if self._config is None else self._config.read_text("utf-8")
+            further = self._text if self._config is None else self._config.read_text("utf-8")
             tree = tomllib.loads(further)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise CannotPrepare(f"{self._config}: {error}") from error

@@ -16,7 +16,11 @@ PATH = Path(__file__).parent.parent / "ablation.json"
 
 
 class AblationPhase(msgspec.Struct, kw_only=True):
-    """Rates per second, times in seconds; medians where there were several `runs`."""
+    """Rates per second, times in seconds; medians where there were several `runs`.
+
+    `door_p99`: of refusals at the door; `high`: of the highest class's requests, what share completed; `jain`: Jain's
+    index over the sessions; `cores` that the target used.
+    """
 
     scenario: str
     name: str
@@ -25,6 +29,10 @@ class AblationPhase(msgspec.Struct, kw_only=True):
     p50: float | None
     p99: float | None
     runs: int = 1
+    door_p99: float | None = None
+    high: float | None = None
+    jain: float | None = None
+    cores: float | None = None
 
 
 class AblationLine(msgspec.Struct, kw_only=True):
@@ -120,6 +128,10 @@ def _medians(runs: Sequence[Report]) -> list[AblationPhase]:
                 share=facts.share(phase),
                 p50=latency.percentile(0.5),
                 p99=latency.percentile(0.99),
+                door_p99=facts.refusal_latency(phase.refusals, "door").percentile(0.99),
+                high=facts.highest_served(phase),
+                jain=phase.sessions.jain if phase.sessions is not None else None,
+                cores=facts.cores(report, phase),
             )
             phases.setdefault((report.scenario_name, phase.name), []).append(one)
     return [
@@ -131,6 +143,10 @@ def _medians(runs: Sequence[Report]) -> list[AblationPhase]:
             p50=_median([one.p50 for one in found]),
             p99=_median([one.p99 for one in found]),
             runs=len(found),
+            door_p99=_median([one.door_p99 for one in found]),
+            high=_median([one.high for one in found]),
+            jain=_median([one.jain for one in found]),
+            cores=_median([one.cores for one in found]),
         )
         for (scenario, name), found in phases.items()
     ]

@@ -93,12 +93,14 @@ def latency_over_time(report: Report) -> Chart | Absent:
         for name, values, color, dash in (
             ("p99", [moment.p99 for moment in moments], "--series2", "dash"),
             ("p50", [moment.p50 for moment in moments], "--series1", "solid"),
+            ("the oracle's p50", [moment.oracle_p50 for moment in moments], "--oracle", "dot"),
         )
+        if any(value is not None for value in values)
     ]
     figure = plots.figure(
         traces,
         plots.time_axis(timeline.end(report)),
-        plots.duration_axis([value for m in known for value in (m.p50, m.p99)], "latency (logarithmic)"),
+        plots.duration_axis([value for m in known for value in (m.p50, m.p99, m.oracle_p50)], "latency (logarithmic)"),
         **timeline.marks(report),
     )
     worst = max(known, key=lambda moment: moment.p99 or 0)
@@ -108,10 +110,18 @@ def latency_over_time(report: Report) -> Chart | Absent:
         f"{units.duration(worst.at)} after the start."
     )
     few = timeline.thinned(report.moments, ROWS)
-    rows = [[parts.seconds(m.at), parts.count(m.completed), parts.seconds(m.p50), parts.seconds(m.p99)] for m in few]
-    table = Table(
-        "Latency over time", ["from", "completed", "p50", "p99"], rows, timeline.thinned_note(report.moments, few)
-    )
+    rows = [
+        [
+            parts.seconds(m.at),
+            parts.count(m.completed),
+            parts.seconds(m.p50),
+            parts.seconds(m.p99),
+            parts.seconds(m.oracle_p50),
+        ]
+        for m in few
+    ]
+    columns = ["from", "completed", "p50", "p99", "the oracle's p50"]
+    table = Table("Latency over time", columns, rows, timeline.thinned_note(report.moments, few))
     return Chart("latency", title, description, figure, table, 300)
 
 

@@ -107,6 +107,20 @@ def share(phase: PhaseReport) -> float | None:
     return phase.oracle.share if phase.oracle else None
 
 
+def highest_served(phase: PhaseReport) -> float | None:
+    """Of the requests of the highest class, how many completed; None where the requests have no classes."""
+    if not phase.classes:
+        return None
+    counts = phase.classes[0].counts
+    return units.fraction(counts.completed, counts.offered)
+
+
+def cores(report: Report, phase: PhaseReport) -> float | None:
+    """What the target's processes used in the mean, while requests of this phase arrived."""
+    used = [each.cores for each in report.processes.samples if phase.at < each.at <= phase.at + phase.seconds]
+    return sum(used) / len(used) if used else None
+
+
 def turned_away(counts: Counts) -> int:
     """Refused otherwise than with 503: by a status of 4xx or 504."""
     return counts.rejected + counts.expired

@@ -113,8 +113,9 @@ class Recovery(msgspec.Struct, kw_only=True):
 
     `at` is when it was, in seconds since the phase began, `what` says what it was (`surge over`, `slots 2`), `within`
     how many seconds there were to look at. Each of the others is seconds after `at`, None where it did not come to
-    that. `goodput`: until as much completed as the oracle completes, less a tenth. `p50`, `oracle_p50`: until half of
-    the requests completed within `p50_wanted` seconds; all three None where nothing was normal before, to come back to.
+    that. `goodput`: until as much completed as the oracle completes, or as arrives, less a tenth. `p50`, `oracle_p50`:
+    until half of the requests completed within `p50_wanted` seconds; all three None where nothing was normal before, to
+    come back to.
     """
 
     at: float

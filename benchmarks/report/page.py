@@ -114,7 +114,7 @@ def _sections(report: Report) -> list[Section]:
         return [Section("phases", "Phases", "", _NOTHING), Section("setting", "Setting", "", _setting(report))]
     return [
         Section("phases", "Phases", _PHASES, [tables.loads(report), tables.times(report)]),
-        Section("time", "Over time", "", _present(charts.outcomes_over_time(report), charts.latency_over_time(report))),
+        Section("time", "Over time", "", [*over_time(report), *tables.recoveries(report)]),
         Section("load", "Over load", "", [charts.over_load(report)]),
         Section(
             "percentiles",
@@ -123,7 +123,7 @@ def _sections(report: Report) -> list[Section]:
             _present(charts.distribution(report), charts.latency_by_phase(report)),
         ),
         Section("refusals", "Refusals", _REFUSALS, tables.refusals(report)),
-        Section("groups", "Classes and kinds", "", tables.groups(report)),
+        Section("groups", "Classes and kinds", "", [*tables.groups(report), *tables.sessions(report)]),
         Section("target", "The target's processes", "", _processes(report)),
         Section("backend", "The backend", _BACKEND, tables.backend(report)),
         Section("accounting", "Accounting", _ACCOUNTING, tables.accounting(report)),
@@ -147,6 +147,11 @@ _GENERATOR = "Percentiles are only worth what the generator's punctuality is: th
 
 
 _NOTHING = [Absent("No figures", "The run ended before its first request was due: there is nothing to show.")]
+
+
+def over_time(report: Report) -> list[Chart | Absent]:
+    """What came of requests, and how long they took, along the run."""
+    return _present(charts.outcomes_over_time(report), charts.latency_over_time(report))
 
 
 def _present(*items: Chart | Absent | None) -> list[Chart | Absent]:

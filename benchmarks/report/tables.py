@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks.report import facts, parts, units
-from benchmarks.report.model import Counts, Group, PhaseReport, Refusal, Report
+from benchmarks.report.model import Counts, Group, PhaseReport, Refusal, Report, Sessions
 from benchmarks.report.parts import Absent, Cell, Facts, Table
 
 PHASES = 100
 REFUSALS = 60
 GROUPS = 120
+BUSIEST = 20
+WITH_SESSIONS = 8
 
 
 def _few(phases: Sequence[PhaseReport], most: int = PHASES) -> tuple[list[PhaseReport], str]:
@@ -148,6 +150,59 @@ def groups(report: Report) -> list[Table | Absent]:
             merged = facts.groups(getattr(phase, attribute) for phase in phases)
             tables.append(_grouped(title, [("all phases", seconds, group) for group in merged]))
     return tables
+
+
+def recoveries(report: Report) -> list[Table]:
+    """Nothing where the scenario disturbs nothing."""
+    rows = [(phase, one) for phase in facts.measured(report) for one in phase.recoveries]
+    if not rows:
+        return []
+    columns = ["what", "phase", "at", "goodput back after", "p50 back after", "the oracle's", "p50 wanted"]
+    note = "After so long, and for at least three seconds, in seconds that slide; a dash: not before the next change."
+    return [
+        Table(
+            "Until all was well again",
+            columns,
+            [
+                [
+                    parts.words(one.what),
+                    parts.words(phase.name, 40),
+                    parts.seconds(one.at),
+                    parts.seconds(one.goodput),
+                    parts.seconds(one.p50),
+                    parts.seconds(one.oracle_p50),
+                    parts.seconds(one.p50_wanted),
+                ]
+                for phase, one in rows[:GROUPS]
+            ],
+            note,
+            left=frozenset({1}),
+        )
+    ]
+
+
+def sessions(report: Report) -> list[Table]:
+    """The busiest sessions, and how evenly all of them were served, of the hardest phases; nothing where there are
+    none."""
+    shown, _ = _few([phase for phase in facts.measured(report) if phase.sessions is not None], WITH_SESSIONS)
+    return [_served(phase, phase.sessions) for phase in shown if phase.sessions is not None]
+
+
+def _served(phase: PhaseReport, found: Sessions) -> Table:
+    rows = [
+        [
+            parts.words(one.name),
+            parts.count(one.offered),
+            parts.count(one.completed),
+            parts.percent(units.fraction(one.completed, one.offered)),
+        ]
+        for one in found.busiest[:BUSIEST]
+    ]
+    jain = "not known" if found.jain is None else f"{found.jain:.3f}"
+    note = f"Of {units.some(found.count, 'session')}, {found.least:,} to {found.most:,} requests completed. "
+    note += f"Jain's index: {jain}; 1 where all got the same, {1 / found.count:.2g} where one got everything."
+    caption = f"{units.plain(phase.name, 40)}: the busiest sessions"
+    return Table(caption, ["session", "offered", "completed", "of offered"], rows, note, half=True)
 
 
 def _grouped(title: str, rows: Sequence[tuple[str, float, Group]]) -> Table:

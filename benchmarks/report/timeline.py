@@ -23,14 +23,16 @@ def lots(items: Sequence[Any], most: int) -> list[Sequence[Any]]:
 def _merged(lot: Sequence[Moment]) -> Moment:
     sums = ("offered", "completed", "shed", "rejected", "expired", "failed", "cancelled")
     oracles = [moment.oracle for moment in lot if moment.oracle is not None]
-    percentiles = ("p50", "p99", "oracle_p50", "oracle_p99")
     return Moment(
         at=lot[0].at,
         seconds=sum(moment.seconds for moment in lot),
         in_flight=max(moment.in_flight for moment in lot),
         oracle=sum(oracles) if oracles else None,
+        p50=_worst(moment.p50 for moment in lot),
+        p99=_worst(moment.p99 for moment in lot),
+        oracle_p50=_worst(moment.oracle_p50 for moment in lot),
+        oracle_p99=_worst(moment.oracle_p99 for moment in lot),
         **{name: sum(getattr(moment, name) for moment in lot) for name in sums},
-        **{name: _worst(getattr(moment, name) for moment in lot) for name in percentiles},
     )
 
 

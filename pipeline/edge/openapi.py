@@ -7,6 +7,7 @@ import msgspec
 
 from pipeline.edge import head, native_types, openai_types
 from pipeline.edge.errors import ErrorBody
+from pipeline.edge.gate import ROUTE
 from pipeline.edge.operations import METRICS_TYPE, Healthy, ReadinessBody
 from pipeline.policy.access import CLASSES
 
@@ -275,6 +276,11 @@ def _parameters() -> Object:
             head.CLASS,
             "The request's class, where it is to be a lower one than its key's; a higher one is not given.",
             {"type": "string", "enum": list(CLASSES)},
+        ),
+        parameter(
+            ROUTE,
+            "The request's `model`, said in the head as well: under load it may then be refused before its body is read.",
+            {"type": "string"},
         ),
         parameter(head.TRACEPARENT, "W3C trace context, handed back with the answer.", {"type": "string"}),
     )

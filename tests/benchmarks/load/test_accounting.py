@@ -54,6 +54,11 @@ def test_books_that_agree():
     assert (accounts["completed"].client, accounts["completed"].least, accounts["completed"].most) == (3, 3, 4)
     assert (accounts["cancelled"].client, accounts["cancelled"].least, accounts["cancelled"].most) == (1, 0, 1)
     assert all(account.agrees for account in accounts.values())
+    assert [(one.outcome, one.stage, one.reason, one.count) for one in result.ended] == [
+        ("completed", "stream", "done", 3),
+        ("shed", "inference", "queue_full", 2),
+        ("cancelled", "stream", "client_gone", 1),
+    ]
 
 
 @pytest.mark.parametrize("ended", [{}, {DONE: 1}, {FULL: 1}, {GONE: 1}, {("failed", "-", "shard_lost"): 1}])
@@ -75,6 +80,9 @@ def test_of_a_client_that_did_not_get_its_answer_the_target_may_have_booked_anyt
         (answered(End.REFUSED, 504, "deadline_exceeded"), "expired"),
         (answered(End.REFUSED, 502, "backend_error"), "failed"),
         (answered(End.REFUSED, 404, "model_not_found"), "rejected"),
+        (answered(End.REFUSED, 429, "rate_limit_exceeded"), "rejected"),
+        (answered(End.REFUSED, 401, "invalid_api_key"), "rejected"),
+        (answered(End.REFUSED, 403, "permission_denied"), "rejected"),
         (answered(End.ERROR_EVENT, 200, "backend_error"), "failed"),
         (answered(End.ERROR_EVENT, 200, "backend_refused"), "rejected"),
         (answered(End.ERROR_EVENT, 200, "deadline_exceeded"), "expired"),
@@ -235,6 +243,21 @@ def test_work_for_clients_that_had_gone_is_counted_where_they_arrived():
     assert counts.wasted_seconds == first.seconds + second.seconds
     assert counts.left_running == 1
     assert NOTICE < 1.0
+    assert (first.ended_after.count, first.ended_after.most) == (1, 1.0)
+    # Two of session 5's rows, the one that never had a slot, and the one that runs; not what ended before.
+    assert (second.ended_after.count, second.ended_after.most) == (4, 988.0)
+
+
+def test_what_was_shed_though_the_backend_had_it_is_counted():
+    rows = [served(0), served(1, outcome="cancelled"), Row(2, 10.0, None, 11.0, 0.0, "cancelled")]
+
+    def late(*shed: int) -> int | None:
+        return agree_backend(log(rows), Clients({0}, 9, {}, shed), [range(9)], 1)[0].shed_late
+
+    assert late(1, 2, 3, 4) == 2
+    assert late(3, 4) == 0
+    again = agree_backend(log(rows), Clients({0}, 9, {}), [range(9)], 1)[0]
+    assert again.shed_late is None, "of several attempts, the backend may have had another"
 
 
 def test_a_phase_without_work_has_no_share():

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import aiohttp
@@ -138,11 +139,11 @@ class Target:
 
 
 @asynccontextmanager
-async def target(folder: Path) -> AsyncIterator[Target]:
+async def target(folder: Path, more: str = "") -> AsyncIterator[Target]:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         async with ScriptedBackend(script) as backend:
-            text = CONFIG.format(backend=backend.base_url, nobody=nobody.getsockname()[1])
+            text = CONFIG.format(backend=backend.base_url, nobody=nobody.getsockname()[1]) + more
             async with serving(configured(folder, text, server="max_body_bytes = 100_000\n")) as daemon:
                 yield Target(daemon)
 
@@ -197,7 +198,7 @@ async def test_a_real_headgate_that_sheds_loses_a_process_and_is_used_by_others(
             for answer in await asyncio.gather(*waiting):
                 attempts.book(answer)
         assert compared.problems == []
-        assert compared.booked["shed", "inference", "queue_full"] == attempts.least("shed") == 10
+        assert compared.booked["shed", "ingress", "queue_full"] == attempts.least("shed") == 10
         assert compared.booked.total() - 10 == attempts.most("cancelled") == 2
 
         attempts = Attempts()
@@ -218,6 +219,38 @@ async def test_a_real_headgate_that_sheds_loses_a_process_and_is_used_by_others(
             await ask(headgate.url, prompt("answer"))  # a stranger
         assert len(compared.problems) == 2
         assert "this run can have caused 1 at most" in compared.problems[0]
+
+
+KEYS = """
+[[keys]]
+name = "once"
+hash = "sha256:{once}"
+routes = ["model"]
+requests_per_minute = 1
+"""
+
+
+@pytest.mark.slow
+async def test_a_real_headgate_books_what_keys_and_limits_refuse(tmp_path: Path):
+    keys = KEYS.format(once=sha256(b"hg_once").hexdigest())
+    known = {"x_api_key": "hg_once"}
+    cases = {
+        "no key": (prompt("answer"), {}, "rejected", "invalid_api_key"),
+        "an unknown key": (prompt("answer"), {"x_api_key": "hg_other"}, "rejected", "invalid_api_key"),
+        "another route": (prompt("answer", model="dead"), known, "rejected", "permission_denied"),
+        "the one it may": (prompt("answer"), known, "completed", ""),
+        "one too many": (prompt("answer"), known, "rejected", "rate_limit_exceeded"),
+    }
+    async with target(tmp_path, keys) as headgate:
+        for name, (data, options, outcome, code) in cases.items():
+            attempts = Attempts()
+            model = "dead" if name == "another route" else "model"
+            async with headgate.comparing(attempts, model) as compared:
+                answer = await ask(headgate.url, data, **options)
+                attempts.book(answer)
+            assert (answer.code, compared.problems) == (code, []), name
+            assert [ending[0] for ending in compared.booked.elements()] == [outcome], name
+            assert attempts.least(outcome) == attempts.most(outcome) == 1, name
 
 
 SIMULATED = """

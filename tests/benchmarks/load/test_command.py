@@ -329,6 +329,39 @@ async def test_a_page_of_metrics_without_end_is_no_hang(scenario, tmp_path: Path
     assert "labels" in err
 
 
+async def test_goodput_below_the_least_share_fails_a_check(scenario, tmp_path: Path):
+    """A backend alone serves whoever has waited longest, until nobody has any patience left."""
+    file = tmp_path / "r.json"
+    text = """
+wait_budget_ms = 200
+[[phases]]
+name = "10x"
+seconds = 3
+load = 10
+least_share = 0.8
+[[requests]]
+deadline_ms = 250
+[backend]
+slots = 2
+first_token_ms = 100
+cancel = false
+"""
+    status, _, err = await ran(scenario(text), "--check", "--quiet", "--json", str(file))
+    assert status == 1
+    assert "check: Phase 10x reached" in err
+    assert "at least 80% are wanted" in err
+    report = read(file)
+    (phase,) = report.phases
+    assert phase.oracle
+    assert phase.oracle.share is not None
+    assert phase.oracle.share < 0.8 == phase.least_share
+    assert any("80%" in sentence for sentence in failures(report))
+    phase.oracle.share = 0.8
+    assert not any("80%" in sentence for sentence in failures(report))
+    phase.oracle = None
+    assert any("is not known" in sentence for sentence in failures(report))
+
+
 async def test_two_thousand_requests_a_second_are_sent(scenario, tmp_path: Path):
     """All of them, whatever else the machine does; how late is for the report to say."""
     file = tmp_path / "r.json"

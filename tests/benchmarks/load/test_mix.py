@@ -111,6 +111,16 @@ def test_sessions_that_are_equally_busy(skew):
     assert max(counts.values()) < 1.15 * min(counts.values())
 
 
+@pytest.mark.parametrize("skew", [0, 0.5])
+def test_heavy_sessions_ask_so_many_times_as_often(skew):
+    sessions = Sessions(count=20, heavy=2, times=10, skew=skew)
+    counts = Counter(intent.session for intent in intents(sessions=sessions))
+    weights = [rank**-skew * (10 if rank <= 2 else 1) for rank in range(1, 21)]
+    for rank, weight in enumerate(weights, 1):
+        assert counts[f"s-{rank}"] / MANY == pytest.approx(weight / sum(weights), rel=0.2)
+    assert len(counts) == 20
+
+
 def test_no_sessions():
     assert {intent.session for intent in intents()} == {None}
 

@@ -230,13 +230,14 @@ def test_samples_stay_few():
 
 def test_merged_neighbours_keep_the_mean_cores_and_the_peaks():
     samples = [
-        Sample(at=1.0, cores=1.0, resident=10, processes=2),
-        Sample(at=4.0, cores=0.0, resident=30, processes=1),
+        Sample(at=1.0, cores=1.0, resident=10, processes=2, by_pid={1: 6, 2: 4}),
+        Sample(at=4.0, cores=0.0, resident=30, processes=1, by_pid={1: 5, 3: 25}),
         Sample(at=5.0, cores=0.5, resident=20, processes=3),
         Sample(at=6.0, cores=1.5, resident=10, processes=1),
         Sample(at=7.0, cores=0.7, resident=5, processes=1),
     ]
     first, second, third = merged(samples)
     assert (first.at, first.cores, first.resident, first.processes) == (4.0, 0.25, 30, 2)
+    assert first.by_pid == {1: 6, 2: 4, 3: 25}
     assert (second.at, second.cores, second.resident, second.processes) == (6.0, 1.0, 20, 3)
     assert third == samples[-1]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks.load.answer import Answer, End
 from benchmarks.load.retries import delay
+from benchmarks.load.scenario import Retries
 from benchmarks.load.wire_answer import retry_after
 from tests.benchmarks.load.asking import ask, wired
 from tests.servers import (
@@ -48,7 +49,7 @@ class Most(Random):
 
 def bounds(answer: Answer, taken: int = 0, most: int = 1) -> tuple[float, float] | None:
     """Between which the wait lies, None if there is no retry."""
-    low, high = (delay(answer, taken, most, random) for random in (Least(), Most()))
+    low, high = (delay(answer, taken, Retries(max=most), random) for random in (Least(), Most()))
     if low is None or high is None:
         assert low is high
         return None
@@ -69,13 +70,23 @@ def test_waits_grow_to_a_limit(taken: int, low: float, high: float):
 
 @pytest.mark.parametrize("end", [End.TIMED_OUT, End.LEFT, End.STOPPED])
 def test_who_went_away_does_not_come_back(end: End):
-    assert delay(Answer(end=end, status=503), 0, 5, Random(1)) is None
+    assert delay(Answer(end=end, status=503), 0, Retries(max=5), Random(1)) is None
+    assert delay(Answer(end=end, status=503), 0, Retries(max=5, at_once=True), Random(1)) is None
 
 
 def test_only_so_many_retries():
-    assert delay(refused(503, 0.5), 1, 2, Random(1)) == 0.5
-    assert delay(refused(503, 0.5), 2, 2, Random(1)) is None
-    assert delay(refused(503, 0.5), 0, 0, Random(1)) is None
+    assert delay(refused(503, 0.5), 1, Retries(max=2), Random(1)) == 0.5
+    assert delay(refused(503, 0.5), 2, Retries(max=2), Random(1)) is None
+    assert delay(refused(503, 0.5), 0, Retries(max=0), Random(1)) is None
+
+
+def test_who_is_impatient_asks_again_at_once_where_the_official_client_would_later():
+    at_once = Retries(max=3, at_once=True)
+    assert [delay(refused(503, 5.0), taken, at_once, Random(1)) for taken in range(4)] == [0.0, 0.0, 0.0, None]
+    assert delay(refused(400), 0, at_once, Random(1)) is None
+    assert delay(refused(503, should=False), 0, at_once, Random(1)) is None
+    nobody = Answer(end=End.UNREACHABLE, connection_error=True)
+    assert delay(nobody, 0, at_once, Most()) == 0.5, "without a connection, at once would be for ever"
 
 
 # Asked: the same headers to the official client's own decisions.

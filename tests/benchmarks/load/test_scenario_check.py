@@ -25,6 +25,41 @@ def problems(folder: Path, text: str) -> tuple[Problem, ...]:
 
 # text; then the one problem it must give: path, found, the beginning of what is expected, nearest
 TABLE = {
+    "more heavy sessions than there are": (
+        f"{PHASE}rate = 1\n[sessions]\ncount = 2\nheavy = 3\ntimes = 2",
+        "sessions.heavy",
+        "3",
+        "at most 2, which is how many there are",
+        "",
+    ),
+    "heavy without times": (
+        f"{PHASE}rate = 1\n[sessions]\ncount = 2\nheavy = 1",
+        "sessions.times",
+        "nothing",
+        "how often they ask",
+        "",
+    ),
+    "times without heavy": (
+        f"{PHASE}rate = 1\n[sessions]\ncount = 2\ntimes = 3",
+        "sessions.heavy",
+        "nothing",
+        "how many of them do",
+        "",
+    ),
+    "a share of a closed loop": (
+        PHASE + "arrivals = 'closed'\nclients = 2\nleast_share = 0.5",
+        "phases[0].least_share",
+        "a share of nothing",
+        "none: for a closed loop there is no oracle",
+        "",
+    ),
+    "a share above all": (
+        PHASE + "rate = 1\nleast_share = 1.5",
+        "phases[0].least_share",
+        "1.5",
+        "a number from 0 to 1",
+        "",
+    ),
     "unknown key of a phase": (PHASE + "rate = 1\nlaod = 5", "phases[0].laod", "an unknown key", "a key of", "load"),
     "unknown top key": (f"sed = 5\n{PHASE}rate = 1", "sed", "an unknown key", "a key of the scenario", "seed"),
     "a key of the backend": (f"slots = 5\n{PHASE}rate = 1", "slots", "an unknown key", "a key", "backend.slots"),

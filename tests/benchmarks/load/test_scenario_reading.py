@@ -9,7 +9,10 @@ from benchmarks.load.reading import names, only, read, with_clients, with_rate, 
 from benchmarks.load.scenario import Change, Phase, Scenario
 from config.errors import ConfigError
 
-SHIPPED = "capacity-drop first overload ramp retries sessions smoke streaming surge throughput".split()
+SHIPPED = """
+capacity-drop classes endurance fairness first impatient leave-early leavers overload ramp retries sessions slowdown
+smoke-10x smoke streaming surge throughput
+""".split()
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "scenarios.md"
 
 
@@ -51,6 +54,14 @@ def test_what_others_rely_on_in_those():
     assert left == {"sent", "head", "first_token", "tokens", "seconds"}
     assert read("first")[1].backend is None
     assert all(phase.rate is not None for phase in read("first")[1].phases)
+
+
+def test_of_a_phase_made_shorter_no_share_is_wanted():
+    scenario = read("smoke-10x")[1]
+    assert [phase.least_share for phase in scenario.phases] == [None, 0.8]
+    assert [phase.least_share for phase in with_seconds(scenario, 9).phases] == [None, 0.8]
+    assert [phase.least_share for phase in with_seconds(scenario, 90).phases] == [None, 0.8]
+    assert [phase.least_share for phase in with_seconds(scenario, 8.9).phases] == [None, None]
 
 
 def test_a_path_is_read_as_a_file(file, monkeypatch):

@@ -5,7 +5,7 @@ import msgspec
 from benchmarks.load.scenario import Phase, Scenario
 from benchmarks.peers.together import together
 from benchmarks.report import facts
-from benchmarks.report.model import Counts, Report
+from benchmarks.report.model import Counts, Ended, Report
 from tests.benchmarks.report.reports import bare, report
 
 WHOLE = Scenario(phases=[Phase(name="full", seconds=60, load=1), Phase(name="double", seconds=50, load=2)])
@@ -49,6 +49,27 @@ def test_counts_times_and_costs_are_sums() -> None:
     assert b.accounting.target
     assert whole.accounting.target[0].target == a.accounting.target[0].target + b.accounting.target[0].target
     assert facts.verdict(whole).level == "sound"
+
+
+def test_what_the_target_counted_and_what_was_shed_late_are_sums() -> None:
+    a, b = points()
+    assert a.backend
+    assert b.backend
+    a.backend.shed_late, b.backend.shed_late = 1, 2
+    done = Ended(outcome="completed", stage="stream", reason="done", count=5)
+    full = Ended(outcome="shed", stage="ingress", reason="queue_full", count=9)
+    a.accounting.ended, b.accounting.ended = [done], [full, done]
+    whole = merge([a, b])
+    assert whole.backend
+    assert whole.backend.shed_late == 3
+    assert [(one.outcome, one.reason, one.count) for one in whole.accounting.ended] == [
+        ("completed", "done", 10),
+        ("shed", "queue_full", 9),
+    ]
+    b.backend.shed_late = None
+    unknown = merge([a, b]).backend
+    assert unknown
+    assert unknown.shed_late is None
 
 
 def test_phases_and_time_lines_follow_one_another() -> None:

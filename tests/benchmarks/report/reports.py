@@ -21,9 +21,12 @@ from benchmarks.report.model import (
     Outlived,
     PhaseReport,
     Processes,
+    Recovery,
     Refusal,
     Report,
     Sample,
+    Sessions,
+    SessionWork,
     Target,
     Timings,
 )
@@ -142,6 +145,20 @@ def phase(
             latency=histogram(dice, possible, median * 0.95, 0.2),
         ),
         outlived=Outlived(requests=requests // 300, seconds=requests * 0.0004, share=0.002),
+        recoveries=[
+            Recovery(at=3.0, what="surge over", within=9.0, goodput=0.4, p50_wanted=0.13, p50=1.2, oracle_p50=0.9),
+            Recovery(at=12.0, what="slots 2", within=8.0, goodput=None),
+        ],
+        sessions=Sessions(
+            count=2,
+            jain=0.98,
+            least=completed // 3,
+            most=completed - completed // 3,
+            busiest=[
+                SessionWork(name="s-1", offered=requests - requests // 4, completed=completed - completed // 3),
+                SessionWork(name="s-2", offered=requests // 4, completed=completed // 3),
+            ],
+        ),
     )
 
 
@@ -166,6 +183,8 @@ def moments(dice: random.Random, phases: list[PhaseReport], step: float) -> list
                     p50=one.timings.latency.percentile(0.5) if completed else None,
                     p99=(one.timings.latency.percentile(0.99) or 0) * dice.uniform(0.8, 1.2) if completed else None,
                     oracle=int(one.oracle.completed / steps) if one.oracle else None,
+                    oracle_p50=one.oracle.latency.percentile(0.5) if one.oracle else None,
+                    oracle_p99=one.oracle.latency.percentile(0.99) if one.oracle else None,
                 )
             )
     return made
@@ -251,7 +270,13 @@ def _report(plan: tuple[tuple[str, int, float, bool], ...], seed: int, name: str
             cpu_per_request=seconds * 0.8 / max(totals.offered, 1),
             peak_resident=180 * 2**20,
             samples=[
-                Sample(at=float(at), cores=dice.uniform(0.6, 0.95), resident=(140 + at % 40) * 2**20, processes=2)
+                Sample(
+                    at=float(at),
+                    cores=dice.uniform(0.6, 0.95),
+                    resident=(140 + at % 40) * 2**20,
+                    processes=2,
+                    by_pid={4242: 40 * 2**20, 4243: (100 + at % 40) * 2**20},
+                )
                 for at in range(int(seconds) + 1)
             ],
         ),
@@ -306,8 +331,9 @@ def bare() -> Report:
         one.oracle = one.outlived = one.load = None
         one.timings.gaps = Histogram()
         one.kinds, one.classes, one.refusals = [], [], []
+        one.recoveries, one.sessions = [], None
     for moment in made.moments:
-        moment.oracle = None
+        moment.oracle = moment.oracle_p50 = moment.oracle_p99 = None
     return made
 
 
@@ -336,6 +362,11 @@ def hostile() -> Report:
             entry.reason = entry.code = entry.stage = HOSTILE
         for group in (*one.kinds, *one.classes):
             group.name = HOSTILE + group.name
+        assert one.sessions
+        for work in one.sessions.busiest:
+            work.name = HOSTILE
+        for recovery in one.recoveries:
+            recovery.what = HOSTILE
     return made
 
 

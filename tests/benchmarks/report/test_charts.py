@@ -114,12 +114,14 @@ def moment(at, **figures):
 def test_merged_moments_lose_no_request_and_keep_the_worst():
     moments = [moment(float(i), offered=i, completed=i, p50=0.1 * i, p99=1.0 * i, oracle=1) for i in range(1, 11)]
     moments[4].p99 = None
+    moments[7].oracle_p50 = 0.7
     few = timeline.thinned(moments, 3)
     assert len(few) == 3
     assert sum(one.offered for one in few) == 55
     assert sum(one.seconds for one in few) == 10
     assert sum(one.oracle or 0 for one in few) == 10
     assert [one.p99 for one in few] == [3.0, 7.0, 10.0]
+    assert [one.oracle_p50 for one in few] == [None, None, 0.7]
     assert timeline.thinned(moments, 10) == moments
 
 
