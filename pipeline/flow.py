@@ -44,7 +44,7 @@ class Flow:
         rag: StageQueue[PromptRequest] = StageQueue(sections.rag.capacity)
         assemble: StageQueue[RagOutput] = StageQueue(sections.assemble.capacity)
         self.lanes = {lane.name: lane for lane in lanes}
-        order = LaneOrder(lanes, clock)
+        order = LaneOrder(lanes, min(sections.post.capacity, sections.stream.capacity), clock)
         inference: StageQueue[AssembleOutput] = StageQueue(sections.inference.capacity, order)
         post: StageQueue[InferenceOutput] = StageQueue(sections.post.capacity)
         stream: StageQueue[PostOutput] = StageQueue(sections.stream.capacity)

@@ -15,13 +15,14 @@ from pipeline.core.queue import Put
 from pipeline.core.ticket import Ticket
 from pipeline.flow import Flow
 from pipeline.policy.access import Access
-from pipeline.policy.admission import RETRY_AFTER_MIN, jittered
+from pipeline.policy.admission import RETRY_AFTER_MIN, bulkhead, jittered
 from pipeline.policy.degrade import Step, applied, reduced
 from pipeline.policy.lane import Asker, Decision, Lane, Verdict
 from workers.base import ChatMessage, Parameters
 
 _GATE_SECONDS = 1.0  # how long after a refusal the head gate looks at requests
 _BODY_SESSIONS_SECONDS = 60.0  # how long after a session that only its body named heads without one are not judged
+_LITTLE = 4096  # tokens
 _EVERYTHING = "-"  # the one caller, where callers are not told apart
 
 
@@ -272,8 +273,14 @@ class Ingress:
     def _decide(
         self, entrance: Entrance, asker: Asker, deadline: float, answer: int | None, now: float
     ) -> Decision[AssembleOutput]:
-        full = self._flow.inference.inbox.vacancies <= 0
+        inbox = self._flow.inference.inbox
+        full = inbox.vacancies <= inbox.capacity // 2 and self._full(entrance.lane, inbox.capacity, inbox.vacancies)
         return entrance.lane.decide(asker, entrance.wait_budget, deadline, answer, now, full=full)
+
+    def _full(self, lane: Lane[AssembleOutput], capacity: int, vacancies: int) -> bool:
+        """Whether there is no place left for this lane: those of the others' are kept for them."""
+        others = [sum(other.waiting) for other in self._flow.lanes.values() if other is not lane]
+        return vacancies <= 0 or bulkhead(capacity, sum(lane.waiting), others) <= 0
 
     def _asker(self, lane: Lane[AssembleOutput], caller: Caller, priority: Priority, session: str | None) -> Asker:
         if not lane.rules.fair:
@@ -325,10 +332,15 @@ class Ingress:
             return
         usage = ticket.usage
         if usage is not None:
-            used: int | None = usage.prompt_tokens + usage.completion_tokens
+            used: int | None = min(usage.prompt_tokens + usage.completion_tokens, self._most_used(ticket, charged))
         else:
             used = ticket.prompt_tokens + ticket.chunks if ticket.started else None
         ticket.caller.quota.settle(charged, used, self._clock())
+
+    def _most_used(self, ticket: Ticket, charged: int) -> int:
+        """No answer is taken to have cost many times what was expected and seen of it: a backend may claim anything,
+        and the key would be in debt for days."""
+        return 4 * max(charged, ticket.prompt_tokens + ticket.chunks, _LITTLE)
 
     def _names(self, caller: Caller) -> str:
         names = sorted(name for name in self.routes if caller.routes is None or name in caller.routes)

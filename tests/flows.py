@@ -76,7 +76,7 @@ def assert_nothing_held(pipeline: Pipeline) -> None:
         assert (statistics.depth, statistics.reserved) == (0, 0), stage.place
     for lane in pipeline.flow.lanes.values():
         assert lane.waiting == [0] * len(Priority), lane.name
-        assert lane.inflight == 0, lane.name
+        assert (lane.inflight, lane.unanswered) == (0, 0), lane.name
         assert not any(queue.callers or queue.active for queue in lane.queue._classes), lane.name
 
 

@@ -107,6 +107,8 @@ class Ticket:
         """Ends the request at `now`, in `place` if not where it is; False if it had already ended."""
         if self.ending is not None:
             return False
+        if error is not None:  # its traceback leads back here: a cycle that only the collector could free
+            error.__traceback__ = None
         self.ending = Ending(reason, self.place if place is None else place, error)
         self.ended = now
         self._book_time(now)

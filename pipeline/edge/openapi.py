@@ -279,7 +279,7 @@ def _parameters() -> Object:
         ),
         parameter(
             ROUTE,
-            "The request's `model`, said in the head as well: under load it may then be refused before its body is read.",
+            "The request's `model`, said in the head too: under load it may then be refused before its body is read.",
             {"type": "string"},
         ),
         parameter(head.TRACEPARENT, "W3C trace context, handed back with the answer.", {"type": "string"}),

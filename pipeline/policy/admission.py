@@ -6,6 +6,7 @@ it may wait: admission on estimated delay, as in Welsh and Culler, "Adaptive Ove
 Breakwater (Cho et al., OSDI 2020).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.core.outcomes import Reason
@@ -69,6 +70,18 @@ def retry_after(waiting: float, rate: float) -> float:
     if rate <= 0:
         return RETRY_AFTER_MAX if waiting else RETRY_AFTER_MIN
     return min(max(waiting / rate, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
+
+
+def bulkhead(capacity: int, own: int, others: Sequence[int]) -> int:
+    """How many more of `capacity` common places somebody may take who holds `own` beside `others`.
+
+    Half of all places are kept for each in equal parts, so that whoever hangs on to its places leaves the others some.
+    """
+    kept = capacity // (2 * (len(others) + 1))
+    free = capacity - own
+    for held in others:
+        free -= max(kept, held)
+    return max(free, kept - own)
 
 
 def jittered(seconds: float, chance: float) -> float:

@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from pipeline.core.outcomes import Priority, Reason
 from pipeline.policy.admission import (
+    RETRY_AFTER_MAX,
     Allowance,
     allowance,
     estimated_wait,
@@ -23,6 +24,7 @@ from pipeline.policy.typical import Typical
 T = TypeVar("T")
 
 TOLERANCE = 0.1  # seconds that a request may wait beyond its budget: what was estimated at the door was an estimate
+UNKNOWN_DRAIN = 5.0  # seconds, while no call has ended yet
 _REFUSALS_REMEMBERED = 1.0  # seconds, of the count of those who were told to come back
 
 
@@ -83,6 +85,7 @@ class Lane(Generic[T]):
         self.queue: FairQueue[T] = FairQueue()
         self.waiting = [0] * len(Priority)
         self.inflight = 0
+        self.unanswered = 0  # of them, those without a first delta
         self.pushed_back = 0  # answers 429 and 503
         self._codel = [CoDel(rules.codel_interval or inf) for _ in Priority]
         self._requests = requests
@@ -175,7 +178,10 @@ class Lane(Generic[T]):
 
     def drain(self, now: float) -> float:
         """Seconds until all who wait, and all who were told to come back within the last second, could be served."""
-        return retry_after(sum(self.waiting) + self._refusals(now), self.rate)
+        if not self.rate:
+            return UNKNOWN_DRAIN
+        seconds = retry_after(sum(self.waiting) + self._refusals(now), self.rate)
+        return min(max(seconds, self.estimated_wait(Priority.LOW, now)), RETRY_AFTER_MAX)
 
     # A request's way: admit, push, take, start, finish, leave.
 
@@ -194,9 +200,12 @@ class Lane(Generic[T]):
     def room(self, now: float) -> int:
         """How many calls may start now."""
         room = self.limiter.limit - self.inflight
-        if room <= 0:
-            return room
-        return room if self.blocked(now) <= 0.0 else 0
+        if room > 0 and self._requests is not None:
+            room = min(room, _whole(self._requests.level(now)))
+        if room > 0 and self._tokens is not None:
+            level = self._tokens.level(now)
+            room = min(room, _whole(level / max(self.typical.tokens, 1.0), least=level >= 1.0))
+        return room
 
     def blocked(self, now: float) -> float:
         """Seconds until the quota of what goes out lets another call start."""
@@ -224,23 +233,28 @@ class Lane(Generic[T]):
         """A call with about so many tokens begins."""
         self.waiting[priority] -= 1
         self.inflight += 1
+        self.unanswered += 1
         if self._requests is not None:
             self._requests.take(1, now)
         if self._tokens is not None:
-            self._tokens.take(tokens, now)
+            self._tokens.take(self._charge(tokens), now)
 
-    def finish(self, estimated: int, used: int | None, now: float) -> None:
-        """A call is over and its place free. `used` tokens take the place of the estimate where they are known."""
+    def finish(self, estimated: int, used: int, now: float, *, answered: bool) -> None:
+        """A call is over and its place free. `used` tokens take the place of the estimate; `answered` says that it had
+        a first delta."""
         self.inflight -= 1
-        if self._tokens is not None and used is not None:
-            if used < estimated:
-                self._tokens.give(estimated - used, now)
+        if not answered:
+            self.unanswered -= 1
+        if self._tokens is not None:
+            over = used - self._charge(estimated)
+            if over < 0:
+                self._tokens.give(-over, now)
             else:
-                self._tokens.take(used - estimated, now)
+                self._tokens.take(over, now)
 
-    @property
-    def counts_tokens(self) -> bool:
-        return self._tokens is not None
+    def _charge(self, estimated: int) -> float:
+        """Nobody knows yet what it will be: no estimate closes the lane for longer than an idle one saves up."""
+        return min(estimated, self._tokens.burst) if self._tokens is not None else 0.0
 
     def push_back(self, wait: float | None, inflight: int, now: float) -> None:
         """The worker said that it is too much, to a call that began as one of `inflight`."""
@@ -283,6 +297,11 @@ class Lane(Generic[T]):
     def _refusals(self, now: float) -> float:
         since = now - self._refused_at
         return self._refused * exp(-since / _REFUSALS_REMEMBERED) if since > 0 else self._refused
+
+
+def _whole(amount: float, *, least: bool = False) -> int:
+    """Of a quota, with room for what floating point loses."""
+    return max(int(amount + 1e-6), int(least))
 
 
 def _until(bucket: TokenBucket, amount: float, now: float) -> float:

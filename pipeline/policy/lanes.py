@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from pipeline.core.ticket import Ticket
+from pipeline.policy.admission import bulkhead
 from pipeline.policy.lane import Lane
 
 T = TypeVar("T")
@@ -12,11 +13,13 @@ T = TypeVar("T")
 class LaneOrder(Generic[T]):
     """Lanes take turns, each hands out what it has room for.
 
-    An item is a message of the flow; the door has set `lane` and `flow` of its ticket.
+    An item is a message of the flow; the door has set `lane` and `flow` of its ticket. `ahead` are the places that
+    calls need until their first delta, common to all lanes.
     """
 
-    def __init__(self, lanes: Iterable[Lane[T]], clock: Callable[[], float]) -> None:
+    def __init__(self, lanes: Iterable[Lane[T]], ahead: int, clock: Callable[[], float]) -> None:
         self.lanes = list(lanes)
+        self._ahead = ahead
         self._clock = clock
         self._waiting = 0
 
@@ -30,7 +33,7 @@ class LaneOrder(Generic[T]):
 
     def take(self, limit: int) -> list[tuple[float, T]]:
         now = self._clock()
-        rooms = [(lane, min(lane.room(now), len(lane.queue))) for lane in self.lanes if len(lane.queue)]
+        rooms = [(lane, min(self.room(lane, now), len(lane.queue))) for lane in self.lanes if len(lane.queue)]
         taken: list[tuple[float, T]] = []
         for turn in range(max([room for _, room in rooms], default=0)):
             for lane, room in rooms:
@@ -40,6 +43,14 @@ class LaneOrder(Generic[T]):
         self._waiting -= len(taken)
         self.lanes.append(self.lanes.pop(0))  # another one first the next time
         return taken
+
+    def room(self, lane: Lane[T], now: float) -> int:
+        """How many calls of a lane may start now, with places left for the others'."""
+        room = lane.room(now)
+        if len(self.lanes) == 1 or room <= 0:
+            return room
+        others = [other.unanswered for other in self.lanes if other is not lane]
+        return min(room, bulkhead(self._ahead, lane.unanswered, others))
 
     def withdraw(self, match: Callable[[T], bool]) -> list[T]:
         out = [item for lane in self.lanes if len(lane.queue) for item in lane.queue.withdraw(match)]

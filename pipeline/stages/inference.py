@@ -69,7 +69,7 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         return room
 
     def takes_at_once(self, message: Any) -> bool:
-        return super().takes_at_once(message) and message.request.ticket.lane.room(self.clock()) > 0
+        return super().takes_at_once(message) and self._order.room(message.request.ticket.lane, self.clock()) > 0
 
     def handle(self, message: AssembleOutput) -> None:
         request = message.request

@@ -15,11 +15,12 @@ from pipeline.core.ticket import Ticket
 from pipeline.policy.lane import Lane
 from pipeline.stages.base import Clock, Trace
 from pipeline.stages.limits import CallLimits, WatchedCall
-from workers.base import DeltaBatch, GenerationRequest, ModelWorker
+from workers.base import DeltaBatch, GenerationRequest, ModelWorker, Usage
 from workers.errors import WorkerError, WorkerErrorKind
 
 GAPS_KEPT = 64  # between deltas, until an observer looks at them
 _UNAVAILABLE = 503
+_TOKENS_MAX = 10_000_000
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -72,7 +73,8 @@ class Pump(WatchedCall):
         self._clock = stage.clock
         self.lane = lane
         self.running = True  # the call holds its place at the worker
-        self._estimated = lane.typical.cost(message.prompt_tokens, request.parameters.max_tokens)
+        parameters = request.parameters
+        self._estimated = lane.typical.cost(message.prompt_tokens, parameters.max_tokens) * parameters.n
         lane.start(request.ticket.priority, self._estimated, now)
         request.ticket.started = True
         self._inflight = lane.inflight
@@ -100,24 +102,24 @@ class Pump(WatchedCall):
     def over(self, task: "asyncio.Task[Any]") -> None:
         """The call has ended, however: its place at the worker is free."""
         now = self._clock()
-        usage, typical, first = self.ticket.usage, self.lane.typical, self._first_delta
+        usage, first = self.ticket.usage, self._first_delta
         self.running = False
-        if usage is None:
-            prompt, tokens = self._message.prompt_tokens, self.ticket.chunks
-        else:
+        prompt, tokens = self._message.prompt_tokens, self.ticket.chunks
+        if usage is not None:
             prompt, tokens = usage.prompt_tokens, usage.completion_tokens
-        known = usage is not None or first is not None
-        self.lane.finish(self._estimated, prompt + tokens if known else None, now)
+        elif first is None and not task.cancelled():
+            prompt = 0  # it failed, and nobody counts that
+        self.lane.finish(self._estimated, prompt + tokens, now, answered=first is not None)
         if task.cancelled():
             first = None  # of whole answers it tells nothing
-        typical.ended(now - self.began, first, tokens, now, self._inflight, prompt)
+        self.lane.typical.ended(now - self.began, first, tokens, now, self._inflight, prompt)
 
     def _deliver(self, batch: DeltaBatch) -> bool:
         """Puts a batch into the channel; False when it is full or not wanted."""
         now = self._clock()
         ticket = self.ticket
         if batch.usage is not None:
-            ticket.usage = batch.usage
+            ticket.usage = _credible(batch.usage)
         if not batch.deltas:
             return True
         last, self.last = self.last, now
@@ -148,6 +150,7 @@ class Pump(WatchedCall):
         ticket, stage, message = self.ticket, self._stage, self._message
         ticket.first_delta = now - ticket.arrived
         self._first_delta = ticket.service[Place.INFERENCE] = now - self.began
+        self.lane.unanswered -= 1
         self.lane.limiter.first_delta(self._first_delta, message.prompt_tokens, self._inflight, now)
         if stage.trace is not None:
             stage.trace(ticket, Place.INFERENCE)
@@ -186,6 +189,14 @@ class Pump(WatchedCall):
             message.rewritten,
             request.shortened,
         )
+
+
+def _credible(usage: Usage) -> Usage:
+    """What the backend says it counted, within what any model can count: quotas and averages rely on it."""
+    if 0 <= usage.prompt_tokens <= _TOKENS_MAX and 0 <= usage.completion_tokens <= _TOKENS_MAX:
+        return usage
+    prompt = min(max(usage.prompt_tokens, 0), _TOKENS_MAX)
+    return Usage(prompt, min(max(usage.completion_tokens, 0), _TOKENS_MAX), usage.raw)
 
 
 def _tighter(limits: CallLimits, client: float | None) -> CallLimits:

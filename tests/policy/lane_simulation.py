@@ -131,7 +131,8 @@ class Simulation:
     def _end(self, a: Arrival, now: float) -> None:
         self.running -= 1
         a.ended = now
-        self.lane.finish(0, None, now)
+        self.lane.unanswered -= 1
+        self.lane.finish(0, 0, now, answered=True)
         self.lane.limiter.first_delta(now - a.started, 10, a.inflight, now)
         self.lane.typical.ended(now - a.started, now - a.started, 1, now, a.inflight)
         self.lane.leave(a.flow, a.asked.priority, now, started=True)

@@ -167,11 +167,11 @@ def test_a_quota_of_tokens_is_settled_with_what_was_used():
     fill(lane, 1)
     lane.start(Priority.NORMAL, 100, 0.0)
     assert lane.room(0.0) == 0
-    lane.finish(100, 20, 0.0)
+    lane.finish(100, 20, 0.0, answered=False)
     assert lane.room(0.0) > 0
     fill(lane, 1)
     lane.start(Priority.NORMAL, 10, 0.0)
-    lane.finish(10, 210, 0.0)
+    lane.finish(10, 210, 0.0, answered=False)
     assert lane.blocked(0.0) == pytest.approx(1.31)
 
 
