@@ -77,7 +77,9 @@ def assert_nothing_held(pipeline: Pipeline) -> None:
     for lane in pipeline.flow.lanes.values():
         assert lane.waiting == [0] * len(Priority), lane.name
         assert (lane.inflight, lane.unanswered) == (0, 0), lane.name
-        assert not any(queue.callers or queue.active for queue in lane.queue._classes), lane.name
+        for queue in lane.queue._classes:
+            assert not queue.active, lane.name
+            assert not any(flow.work for caller in queue.callers.values() for flow in caller.flows.values()), lane.name
 
 
 def prompt(text: str = "hello there", *, model: str = "echo", stream: bool = True, **fields: Any) -> Prompt:

@@ -24,6 +24,8 @@ _FOLLOWED = 0.4  # share of the expected fall below which a decrease has changed
 _EXPERIMENT = 0.2  # of the limit, taken away before it is judged what that has changed
 _PROBE_SECONDS = 10.0  # between two looks for a lower baseline
 _FIRST_PROBE_SECONDS = 1.0  # after the first decision: it may have been made amid a queue
+_DOUBT_SECONDS = 3.0  # after a baseline that was found too low
+_LOWER = 0.9  # times the baseline before: below that a probe has found something
 _PROBE = 0.6  # of the limit, for one decision
 _FORGET = 0.02  # weight of a sample in the regression on the prompt's length
 _RIDGE = 0.05  # of the mean length squared: lengths that hardly differ explain nothing
@@ -126,7 +128,7 @@ class AdaptiveLimit:
             self._ceiling_seconds = (
                 _CEILING_SECONDS[0] if long_ago else min(2 * self._ceiling_seconds, _CEILING_SECONDS[1])
             )
-            if retry_after is not None:
+            if retry_after is not None and long_ago:
                 lower *= _BACK_OFF
         self._pushed_at = now
         self._starting = False
@@ -165,11 +167,14 @@ class AdaptiveLimit:
             self._before = None
             if self._changed_nothing(before, time):
                 self.baseline = time
+                self._probe_at = now + _DOUBT_SECONDS  # it may have been a queue that was still growing
                 self._set(before[0], now)
                 return
         if self._probing is not None:
             (limit, usual, baseline), self._probing = self._probing, None
             hidden = max(baseline - self.baseline, 0.0) * usual  # waited there all the time
+            if self.baseline < _LOWER * baseline:
+                self._probe_at = now + _FIRST_PROBE_SECONDS  # and more may be
             self._set(max(limit - hidden, self._exact), now)
             return
         if self._probe_at is None:

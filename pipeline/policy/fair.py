@@ -121,6 +121,10 @@ class FairQueue(Generic[T]):
         queue.changes += 1
         flow.work -= 1
         holder.work -= 1
+        if not (queue.waiting or queue.idle):
+            if not flow.work:
+                _forget(flow)
+            return
         if served:
             flow.finish(now)
             holder.finish(now)
@@ -131,15 +135,8 @@ class FairQueue(Generic[T]):
             # Where nobody waits, nobody has to go, and nothing need be remembered.
             if queue.waiting and abs(now - since) < _FORGOTTEN:
                 break
-            self._forget(oldest)
-
-    def _forget(self, flow: Flow[T]) -> None:
-        holder = flow.caller
-        queue = holder.queue
-        del queue.idle[flow]
-        del holder.flows[flow.session]
-        if not holder.flows:
-            del queue.callers[holder.name]
+            del queue.idle[oldest]
+            _forget(oldest)
 
     def push(self, flow: Flow[T], entry: Entry[T]) -> None:
         holder = flow.caller
@@ -247,6 +244,12 @@ class FairQueue(Generic[T]):
                 holder = max(queue.active.values(), key=lambda holder: holder.load(now) / holder.weight)
                 queue.heaviest = max(holder.active.values(), key=lambda flow: (flow.load(now), flow.entries[-1][0]))
         return queue.heaviest
+
+
+def _forget(flow: Flow[T]) -> None:
+    """Callers stay, there are no more of them than keys; and so does each one's session without a name."""
+    if flow.session:
+        del flow.caller.flows[flow.session]
 
 
 def _turn(holder: _Caller[T]) -> float:

@@ -20,11 +20,14 @@ from pipeline.policy.concurrency import ConcurrencyLimit
 from pipeline.policy.fair import FairQueue, Flow
 from pipeline.policy.limits import TokenBucket
 from pipeline.policy.typical import Typical
+from workers.base import Parameters
 
 T = TypeVar("T")
 
+_NOBODY = [0] * len(Priority)
 TOLERANCE = 0.1  # seconds that a request may wait beyond its budget: what was estimated at the door was an estimate
 UNKNOWN_DRAIN = 5.0  # seconds, while no call has ended yet
+_QUICK = 0.02  # seconds of a call: what takes longer is worth the microseconds
 _REFUSALS_REMEMBERED = 1.0  # seconds, of the count of those who were told to come back
 
 
@@ -88,8 +91,10 @@ class Lane(Generic[T]):
         self.unanswered = 0  # of them, those without a first delta
         self.pushed_back = 0  # answers 429 and 503
         self._codel = [CoDel(rules.codel_interval or inf) for _ in Priority]
+        self._unmetered = requests is None and tokens is None
         self._requests = requests
         self._tokens = tokens
+        self._quick = 0
         self._refused = 0.0
         self._refused_at = 0.0
 
@@ -132,12 +137,7 @@ class Lane(Generic[T]):
     @property
     def idle(self) -> bool:
         """Whether there is a free place and nobody before a newcomer: nothing needs to be decided."""
-        return (
-            self.inflight < self.limiter.limit
-            and not any(self.waiting)
-            and self._requests is None
-            and self._tokens is None
-        )
+        return self._unmetered and self.inflight < self.limiter.limit and self.waiting == _NOBODY
 
     @property
     def allowed_wait(self) -> float:
@@ -186,8 +186,11 @@ class Lane(Generic[T]):
     # A request's way: admit, push, take, start, finish, leave.
 
     def admit(self, asker: Asker) -> Flow[T]:
-        if self.inflight < self.limiter.limit and not any(self.waiting[: asker.priority + 1]):
-            self._codel[asker.priority].emptied()
+        codel = self._codel[asker.priority]
+        if self.inflight < self.limiter.limit and (
+            self.waiting == _NOBODY or not any(self.waiting[: asker.priority + 1])
+        ):
+            codel.emptied()
         self.waiting[asker.priority] += 1
         return self.queue.join(asker.priority, asker.caller, asker.weight, asker.session or "")
 
@@ -229,6 +232,12 @@ class Lane(Generic[T]):
         """What waits in the queue, each with the time it was put."""
         return self.queue.entries() if len(self.queue) else []
 
+    def cost(self, prompt_tokens: int, parameters: Parameters) -> int:
+        """Tokens that a call is expected to take from the quota; 0 where there is none."""
+        if self._tokens is None:
+            return 0
+        return self.typical.cost(prompt_tokens, parameters.max_tokens) * parameters.n
+
     def start(self, priority: Priority, tokens: int, now: float) -> None:
         """A call with about so many tokens begins."""
         self.waiting[priority] -= 1
@@ -238,6 +247,13 @@ class Lane(Generic[T]):
             self._requests.take(1, now)
         if self._tokens is not None:
             self._tokens.take(self._charge(tokens), now)
+
+    def ended(  # noqa: PLR0917 - once a request
+        self, hold: float, first_delta: float | None, tokens: int, now: float, inflight: int, prompt: int
+    ) -> None:
+        """See `Typical.ended`."""
+        if self._telling(inflight):
+            self.typical.ended(hold, first_delta, tokens, now, inflight, prompt)
 
     def finish(self, estimated: int, used: int, now: float, *, answered: bool) -> None:
         """A call is over and its place free. `used` tokens take the place of the estimate; `answered` says that it had
@@ -255,6 +271,19 @@ class Lane(Generic[T]):
     def _charge(self, estimated: int) -> float:
         """Nobody knows yet what it will be: no estimate closes the lane for longer than an idle one saves up."""
         return min(estimated, self._tokens.burst) if self._tokens is not None else 0.0
+
+    def answered(self, seconds: float, prompt_tokens: int, inflight: int, now: float) -> None:
+        """A call's first delta came, `seconds` after it began as one of `inflight`."""
+        self.unanswered -= 1
+        if self._telling(inflight):
+            self.limiter.first_delta(seconds, prompt_tokens, inflight, now)
+
+    def _telling(self, inflight: int) -> bool:
+        """Quick calls far below the limit tell the same again and again: one in eight of them is listened to."""
+        if inflight * 4 >= self.limiter.limit or self.typical.hold >= _QUICK or not self.typical.hold:
+            return True
+        self._quick += 1
+        return not self._quick & 7
 
     def push_back(self, wait: float | None, inflight: int, now: float) -> None:
         """The worker said that it is too much, to a call that began as one of `inflight`."""

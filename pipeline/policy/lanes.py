@@ -19,6 +19,7 @@ class LaneOrder(Generic[T]):
 
     def __init__(self, lanes: Iterable[Lane[T]], ahead: int, clock: Callable[[], float]) -> None:
         self.lanes = list(lanes)
+        self.kept = ahead // (2 * len(self.lanes))  # for each lane
         self._ahead = ahead
         self._clock = clock
         self._waiting = 0

@@ -133,7 +133,7 @@ class Stage(Generic[In, Out]):
         self.active += 1
         task = self.loop.create_task(work)
         ticket.tasks.append(task)
-        task.add_done_callback(partial(self._task_done, ticket, self.clock()))
+        task.add_done_callback(partial(self.over, ticket, self.clock()))
         return task
 
     def takes_at_once(self, message: Any) -> bool:  # noqa: ARG002 - for stages whose room depends on it
@@ -192,7 +192,8 @@ class Stage(Generic[In, Out]):
         self._shed(ticket, following.place, now)
         return False
 
-    def _task_done(self, ticket: Ticket, began: float, task: "asyncio.Task[Out | None]") -> None:
+    def over(self, ticket: Ticket, began: float, task: "asyncio.Task[Any]") -> None:
+        """A task of the request has ended: its place is free, and what it returned goes on."""
         self.active -= 1
         self.nudge()
         if task.cancelled():

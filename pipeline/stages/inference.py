@@ -69,7 +69,12 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         return room
 
     def takes_at_once(self, message: Any) -> bool:
-        return super().takes_at_once(message) and self._order.room(message.request.ticket.lane, self.clock()) > 0
+        if not self._idle or self.inbox.waiting or self.room() <= 0:
+            return False
+        lane = message.request.ticket.lane
+        if lane.unanswered < self._order.kept:
+            return bool(lane.room(self.clock()) > 0)
+        return self._order.room(lane, self.clock()) > 0
 
     def handle(self, message: AssembleOutput) -> None:
         request = message.request
@@ -77,7 +82,7 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         backend = self._backends[request.route]
         ticket.worker = backend.name
         lane: Lane[AssembleOutput] = ticket.lane
-        now = self.clock()
+        now = ticket.since
         sojourn = ticket.sojourn[Place.INFERENCE]
         if sojourn:
             reason = lane.drops(ticket.priority, sojourn, request.wait_budget, now)
@@ -91,8 +96,10 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         ticket.held |= _PLACES_AHEAD
         pump = Pump(self, message, backend, lane, now)
         self._watch.add(pump)
-        pump.task = self.spawn(pump.run(), ticket)
-        pump.task.add_done_callback(pump.over)
+        self.active += 1
+        pump.task = task = self.loop.create_task(pump.run())
+        ticket.tasks.append(task)
+        task.add_done_callback(pump.over)
 
     def tick(self, now: float) -> None:
         super().tick(now)

@@ -44,6 +44,8 @@ class CallingStage(Protocol):
 
     def hand_on(self, message: InferenceOutput, ticket: Ticket, now: float) -> None: ...
 
+    def over(self, ticket: Ticket, began: float, task: "asyncio.Task[Any]") -> None: ...
+
 
 class Pump(WatchedCall):
     """One backend call: reads the worker's batches into the channel until the answer is complete or nobody wants it."""
@@ -73,8 +75,7 @@ class Pump(WatchedCall):
         self._clock = stage.clock
         self.lane = lane
         self.running = True  # the call holds its place at the worker
-        parameters = request.parameters
-        self._estimated = lane.typical.cost(message.prompt_tokens, parameters.max_tokens) * parameters.n
+        self._estimated = lane.cost(message.prompt_tokens, request.parameters)
         lane.start(request.ticket.priority, self._estimated, now)
         request.ticket.started = True
         self._inflight = lane.inflight
@@ -112,7 +113,8 @@ class Pump(WatchedCall):
         self.lane.finish(self._estimated, prompt + tokens, now, answered=first is not None)
         if task.cancelled():
             first = None  # of whole answers it tells nothing
-        self.lane.typical.ended(now - self.began, first, tokens, now, self._inflight, prompt)
+        self.lane.ended(now - self.began, first, tokens, now, self._inflight, prompt)
+        self._stage.over(self.ticket, self.began, task)
 
     def _deliver(self, batch: DeltaBatch) -> bool:
         """Puts a batch into the channel; False when it is full or not wanted."""
@@ -150,8 +152,7 @@ class Pump(WatchedCall):
         ticket, stage, message = self.ticket, self._stage, self._message
         ticket.first_delta = now - ticket.arrived
         self._first_delta = ticket.service[Place.INFERENCE] = now - self.began
-        self.lane.unanswered -= 1
-        self.lane.limiter.first_delta(self._first_delta, message.prompt_tokens, self._inflight, now)
+        self.lane.answered(self._first_delta, message.prompt_tokens, self._inflight, now)
         if stage.trace is not None:
             stage.trace(ticket, Place.INFERENCE)
         stage.hand_on(InferenceOutput(message.request, message, self._channel), ticket, now)

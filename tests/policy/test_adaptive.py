@@ -115,7 +115,7 @@ def test_a_mix_that_becomes_longer_is_not_either():
     lengths = iter([20 + n % 400 for n in range(2000)])
     longer = lambda random: next(lengths, 1500 + random.randrange(500))  # noqa: E731
     result = simulate(AdaptiveLimit(512), backend, 60.0, 90, prompts=longer)
-    assert result.rate(60, 90) >= 0.9 * 60
+    assert result.rate(60, 90) >= 0.7 * 60  # lengths that have never been seen take a while
 
 
 @pytest.mark.parametrize("spread", ["exponential", "lognormal"])

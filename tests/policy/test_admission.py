@@ -9,6 +9,7 @@ from pipeline.policy.admission import (
     RETRY_AFTER_MAX,
     RETRY_AFTER_MIN,
     allowance,
+    bulkhead,
     estimated_wait,
     jittered,
     retry_after,
@@ -79,3 +80,22 @@ def test_jitter_stays_within_bounds_and_spreads(seconds, chance):
 def test_the_estimate_grows_with_what_is_ahead_and_is_never_negative(ahead, limit, inflight, hold):
     wait = estimated_wait(ahead, limit, inflight, hold)
     assert 0.0 <= wait <= estimated_wait(ahead + 1, limit, inflight, hold)
+
+
+def test_half_of_the_places_are_kept_for_each_in_equal_parts():
+    assert bulkhead(256, own=0, others=[]) == 256
+    assert bulkhead(256, own=0, others=[0]) == 192  # 64 are the other's
+    assert bulkhead(256, own=192, others=[0]) == 0
+    assert bulkhead(256, own=0, others=[192]) == 64
+    assert bulkhead(256, own=64, others=[192]) == 0
+    assert bulkhead(1, own=0, others=[0]) == 1
+
+
+@given(st.integers(1, 500), st.lists(st.integers(0, 200), min_size=2, max_size=8))
+def test_whoever_holds_less_than_its_part_may_take_more(capacity, holders):
+    if sum(holders) <= capacity:
+        kept = capacity // (2 * len(holders))
+        for index, own in enumerate(holders):
+            more = bulkhead(capacity, own, holders[:index] + holders[index + 1 :])
+            assert more >= kept - own
+            assert more <= capacity - own

@@ -117,7 +117,10 @@ def test_what_has_ended_leaves_nothing_behind():
         assert not queue.remove(flow, item)
         queue.leave(flow, 0.0, served=False)
     assert not len(queue)
-    assert all(not c.callers and not c.active for c in queue._classes)
+    for each in queue._classes:
+        assert not each.active
+        assert not each.idle
+        assert not any(caller.flows for caller in each.callers.values())
 
 
 def test_withdraw_takes_out_what_matches():

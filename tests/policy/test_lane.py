@@ -175,6 +175,40 @@ def test_a_quota_of_tokens_is_settled_with_what_was_used():
     assert lane.blocked(0.0) == pytest.approx(1.31)
 
 
+def test_one_request_in_the_quota_lets_one_call_go():
+    lane: Lane[str] = Lane("w", FixedLimit(64), Rules(), requests=TokenBucket(1.0, 10.0, 0.0))
+    fill(lane, 50)
+    for _ in range(lane.room(0.0)):
+        lane.start(Priority.NORMAL, 0, 0.0)
+    assert lane.inflight == 10
+    assert (lane.room(0.9), lane.room(1.0), lane.room(3.5)) == (0, 1, 3)
+
+
+def test_a_quota_of_tokens_lets_as_many_go_as_calls_usually_take():
+    lane: Lane[str] = Lane("w", FixedLimit(64), Rules(), tokens=TokenBucket(100.0, 1000.0, 0.0))
+    for n in range(40):
+        lane.typical.ended(0.1, 0.1, 100, n * 0.1, 1, 100)
+    assert 4 <= lane.room(4.0) <= 6
+
+
+def test_no_estimate_closes_the_lane_for_longer_than_it_saves_up():
+    lane: Lane[str] = Lane("w", FixedLimit(8), Rules(), tokens=TokenBucket(100.0, 1000.0, 0.0))
+    fill(lane, 1)
+    lane.start(Priority.NORMAL, 1_000_000, 0.0)
+    assert lane.blocked(0.0) <= 1.0
+    lane.finish(1_000_000, 0, 0.0, answered=False)  # it came to nothing
+    assert lane.blocked(0.0) == 0.0
+
+
+def test_who_is_refused_for_the_quota_is_told_when_that_is_filled_again():
+    lane: Lane[str] = Lane("w", FixedLimit(8), Rules(), requests=TokenBucket(0.1, 1.0, 0.0))
+    ended(lane, 0.1)
+    fill(lane, 1)
+    lane.start(Priority.NORMAL, 0, 0.0)
+    fill(lane, 3)
+    assert 30.0 <= lane.drain(0.0) <= 60.0
+
+
 def test_who_was_told_to_come_back_is_counted_when_others_are_told_when():
     lane: Lane[str] = Lane("w", FixedLimit(8), Rules())
     ended(lane, 0.1)

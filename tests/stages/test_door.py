@@ -161,6 +161,79 @@ async def test_a_slow_worker_keeps_nobody_else_waiting():
             await sink.done()
 
 
+async def test_calls_that_give_no_first_delta_leave_other_workers_their_places_ahead():
+    stuck, quick = Held(), Held()
+    quick.let_all_go()
+    sections = {
+        "stages": {"stream": {"capacity": 8}},
+        "workers": [
+            {"name": "stuck", "kind": "echo", "concurrency": 100},
+            {"name": "quick", "kind": "echo", "concurrency": 100},
+        ],
+        "routes": [{"name": "stuck", "worker": "stuck"}, {"name": "quick", "worker": "quick"}],
+    }
+    async with running(config(**sections), workers={"stuck": stuck, "quick": quick}) as (pipeline, _):
+        asked = [ask(pipeline, f"s{n}", model="stuck") for n in range(20)]
+        await stuck.until(6)
+        for n in range(10):
+            assert await ask(pipeline, f"q{n}", model="quick")[1].done() == "a"
+        assert len(stuck.came) == 6  # of eight; two are the other's
+        stuck.let_all_go()
+        for _, sink in asked:
+            await sink.done()
+
+
+async def test_requests_that_wait_for_one_worker_leave_another_s_places_in_the_queue():
+    stuck, quick = Held(), Held()
+    quick.let_all_go()
+    sections = {
+        "stages": {"inference": {"capacity": 8}},
+        "admission": {"wait_budget_ms": "off"},
+        "workers": [{"name": "stuck", "kind": "echo", "concurrency": 1}, {"name": "quick", "kind": "echo"}],
+        "routes": [{"name": "stuck", "worker": "stuck"}, {"name": "quick", "worker": "quick"}],
+    }
+    async with running(config(**sections), workers={"stuck": stuck, "quick": quick}) as (pipeline, _):
+        asked = [ask(pipeline, "s", model="stuck")]
+        await stuck.until(1)
+        asked += [ask(pipeline, f"s{n}", model="stuck") for n in range(20)]
+        shed = [t for t, _ in asked if t.ending is not None]
+        assert len(shed) == 14
+        assert {ended(t)[1] for t in shed} == {Reason.QUEUE_FULL}
+        assert await ask(pipeline, "q", model="quick")[1].done() == "a"
+        stuck.let_all_go()
+        for ticket, sink in asked:
+            if ticket not in shed:
+                await sink.done()
+
+
+async def test_a_backend_that_claims_absurd_counts_locks_nobody_out():
+    class Boasting(Held):
+        async def generate(self, request: GenerationRequest) -> AsyncGenerator[DeltaBatch, None]:
+            yield DeltaBatch((Delta("a", finish_reason="stop"),), Usage(10**400, -5))
+
+    quota = KeyQuota(requests_per_minute=None, tokens_per_minute=60_000, concurrency=None, now=0.0)
+    async with running(config(), workers={"echo": Boasting()}) as (pipeline, books):
+        caller = Caller("k", quota=quota)
+        await ask(pipeline, "r", caller=caller, parameters=Parameters(max_tokens=10))[1].done()
+        assert books.ended[0].usage == Usage(10_000_000, 0)
+        later = pipeline.ingress._clock() + 20
+        quota.admit(100, later)
+        quota.settle(100, None, later)
+
+
+async def test_a_failed_call_gives_the_worker_s_quota_back():
+    worker = Held(WorkerError(WorkerErrorKind.RESET, "gone"))
+    worker.let_all_go()
+    workers = [{"name": "echo", "kind": "echo", "tokens_per_minute": 6000, "context_tokens": 100_000}]
+    async with running(config(workers=workers), workers={"echo": worker}) as (pipeline, _):
+        with pytest.raises(Exception, match="The backend failed"):
+            await ask(pipeline, "r0", parameters=Parameters(max_tokens=30_000))[1].done()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert pipeline.flow.lanes["echo"].blocked(pipeline.ingress._clock()) == 0.0
+        assert await ask(pipeline, "r1", parameters=Parameters(max_tokens=10))[1].done() == "a"
+
+
 async def test_who_has_waited_longer_than_the_budget_is_told():
     worker = Held()
     async with running(config(**ONE, admission={"wait_budget_ms": 50}), workers={"echo": worker}) as (pipeline, _):
