@@ -21,6 +21,8 @@ from pipeline.policy.lane import Asker, Decision, Lane, Verdict
 from workers.base import ChatMessage, Parameters
 
 _GATE_SECONDS = 1.0  # how long after a refusal the head gate looks at requests
+_GATE_MEMORY = 1024  # decisions
+_GATE_MEMORY_SECONDS = 0.005
 _BODY_SESSIONS_SECONDS = 60.0  # how long after a session that only its body named heads without one are not judged
 _LITTLE = 4096  # tokens
 _EVERYTHING = "-"  # the one caller, where callers are not told apart
@@ -82,6 +84,7 @@ class Ingress:
         self.gate_closed = False  # somebody was refused lately: it is worth a look at a request's head
         self.tickets: set[Ticket] = set()  # open requests, each once
         self._entrances = entrances
+        self._all_entrances = tuple(entrances.values())
         self._flow = flow
         self._hooks = hooks
         self._clock = clock
@@ -91,6 +94,7 @@ class Ingress:
         self._max_deadline = server.max_deadline_ms / 1000
         self._idle: Callable[[], None] | None = None
         self._refused_at = -inf
+        self._told: dict[tuple[str, str, Priority, str | None], tuple[int, float, Decision[AssembleOutput]]] = {}
         self._body_session_at = -inf
 
     def open(self, request_id: str) -> Ticket:
@@ -156,12 +160,12 @@ class Ingress:
         if session is None and now - self._body_session_at > _BODY_SESSIONS_SECONDS:
             session = ""
         if route is None:
-            entrances = list(self._entrances.values())
+            entrances = self._all_entrances
         else:
-            entrances = [entrance] if (entrance := self._entrances.get(route)) is not None else []
+            entrances = (entrance,) if (entrance := self._entrances.get(route)) is not None else ()
         refusal: tuple[Entrance, Decision[AssembleOutput]] | None = None
         for entrance in entrances:
-            decision = self._decide(entrance, self._asker(entrance.lane, caller, priority, session), inf, None, now)
+            decision = self._seen(entrance, caller, priority, session, now)
             if decision.verdict is not Verdict.REFUSE:
                 return None
             if refusal is None or decision.wait < refusal[1].wait:
@@ -169,6 +173,22 @@ class Ingress:
         if refusal is None:
             return None
         return _explained(self._overloaded(refusal[0].lane, refusal[1].reason, now), refusal[1], priority)
+
+    def _seen(
+        self, entrance: Entrance, caller: Caller, priority: Priority, session: str | None, now: float
+    ) -> Decision[AssembleOutput]:
+        """What the door would say to somebody like this. Under overload many ask between two changes of a lane, and
+        are told the same."""
+        lane = entrance.lane
+        who = (entrance.section.name, caller.name, priority, session)
+        known = self._told.get(who)
+        if known is not None and known[0] == lane.changes and 0.0 <= now - known[1] < _GATE_MEMORY_SECONDS:
+            return known[2]
+        decision = self._decide(entrance, self._asker(lane, caller, priority, session), inf, None, now)
+        if len(self._told) >= _GATE_MEMORY:
+            self._told.clear()
+        self._told[who] = (lane.changes, now, decision._replace(victim=None))
+        return decision
 
     def count_gated(self, error: Overloaded, arrived: float, request_id: str = "") -> None:
         """A request was refused by the head gate."""

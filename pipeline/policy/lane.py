@@ -90,6 +90,7 @@ class Lane(Generic[T]):
         self.inflight = 0
         self.unanswered = 0  # of them, those without a first delta
         self.pushed_back = 0  # answers 429 and 503
+        self.changes = 0  # of what is waiting and running: while it stays, a decision stays
         self._codel = [CoDel(rules.codel_interval or inf) for _ in Priority]
         self._unmetered = requests is None and tokens is None
         self._requests = requests
@@ -181,6 +182,8 @@ class Lane(Generic[T]):
         if not self.rate:
             return UNKNOWN_DRAIN
         seconds = retry_after(sum(self.waiting) + self._refusals(now), self.rate)
+        if self._unmetered:
+            return seconds
         return min(max(seconds, self.estimated_wait(Priority.LOW, now)), RETRY_AFTER_MAX)
 
     # A request's way: admit, push, take, start, finish, leave.
@@ -192,10 +195,12 @@ class Lane(Generic[T]):
         ):
             codel.emptied()
         self.waiting[asker.priority] += 1
+        self.changes += 1
         return self.queue.join(asker.priority, asker.caller, asker.weight, asker.session or "")
 
     def leave(self, flow: Flow[T], priority: Priority, now: float, *, started: bool) -> None:
         """An admitted request has ended."""
+        self.changes += 1
         self.queue.leave(flow, now, served=started)
         if not started:
             self.waiting[priority] -= 1
@@ -240,6 +245,7 @@ class Lane(Generic[T]):
 
     def start(self, priority: Priority, tokens: int, now: float) -> None:
         """A call with about so many tokens begins."""
+        self.changes += 1
         self.waiting[priority] -= 1
         self.inflight += 1
         self.unanswered += 1
@@ -258,6 +264,7 @@ class Lane(Generic[T]):
     def finish(self, estimated: int, used: int, now: float, *, answered: bool) -> None:
         """A call is over and its place free. `used` tokens take the place of the estimate; `answered` says that it had
         a first delta."""
+        self.changes += 1
         self.inflight -= 1
         if not answered:
             self.unanswered -= 1
