@@ -27,9 +27,15 @@ signal.pause()
 def family(folder: Path, deaf: str = "sleep") -> tuple[Server, list[int]]:
     """A process with three children, one of them in a session of its own."""
     server = Server([sys.executable, "-c", FAMILY.format(deaf=deaf)], os.environ, folder / "log")
-    until(lambda: server.log.read_text().count("up") == 3 and "pids" in server.log.read_text())
-    line = next(line for line in server.log.read_text().splitlines() if line.startswith("pids"))
-    return server, [server.pid, *map(int, line.split()[1:])]
+    until(lambda: server.log.read_text().count("up") == 3 and len(_children(server)) == 3)
+    return server, [server.pid, *_children(server)]
+
+
+def _children(server: Server) -> list[int]:
+    """As the log tells so far: a line may be there in part."""
+    lines = server.log.read_text().splitlines(keepends=True)
+    line = next((line for line in lines if line.startswith("pids") and line.endswith("\n")), "")
+    return [int(pid) for pid in line.split()[1:]]
 
 
 def test_stop_ends_children_too_even_in_sessions_of_their_own(tmp_path: Path) -> None:
