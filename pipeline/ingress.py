@@ -247,10 +247,11 @@ class Ingress:
                 victim.fail(self._overloaded(lane, Reason.DISPLACED, now, Place.INFERENCE), now)
         elif self.gate_closed and now - self._refused_at > _GATE_SECONDS:
             self.gate_closed = False
+        if not inbox.reserve():  # it has been closed
+            raise self._overloaded(lane, Reason.QUEUE_FULL, now)
         ticket.priority = asker.priority
         ticket.lane = lane
         ticket.flow = lane.admit(asker)
-        inbox.hold()
         ticket.held |= 1 << Place.INFERENCE
         ticket.place = Place.RAG
         return self._request(ticket, prompt, entrance, deadline, decision)

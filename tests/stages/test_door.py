@@ -413,3 +413,10 @@ async def test_without_a_budget_only_the_queue_is_the_limit():
         worker.let_all_go()
         for _, sink in asked[:9]:
             await sink.done()
+
+
+async def test_a_pipeline_that_stops_takes_nobody_in():
+    async with running(config()) as (pipeline, _):
+        pipeline.flow.inference.inbox.close()
+        ticket, _ = ask(pipeline, "late")
+        assert ended(ticket) == (Outcome.SHED, Reason.QUEUE_FULL, Place.INGRESS)
