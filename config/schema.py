@@ -153,7 +153,7 @@ class OpenAIWorker(WorkerSection, tag="openai", frozen=True, kw_only=True):
     headers: dict[str, str] = field(default_factory=dict)
     connect_timeout_ms: Milliseconds = 5_000
     max_connections: Count = 1024
-    idle_connection_ms: Milliseconds = 15_000
+    idle_connection_ms: Milliseconds = 4_000  # most servers close theirs after five seconds
     stream_usage: bool = True  # ask for usage at the end of streams; false for servers that refuse stream_options
 
 

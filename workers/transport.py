@@ -104,10 +104,7 @@ class HttpClient:
         at once: that is how a call is aborted.
         """
         with failures():
-            try:
-                response = await self._request(method, url, headers, body)
-            except StaleConnectionError:
-                response = await self._request(method, url, headers, body)
+            response = await self._answer(method, url, headers, body)
             try:
                 yield response
             finally:
@@ -118,6 +115,17 @@ class HttpClient:
         self._closed = True
         if self._session is not None:
             await self._session.close()
+
+    async def _answer(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """A server that closes one idle connection has often closed them all: each is tried once, then a new one."""
+        for _ in range(self._max_connections):
+            try:
+                return await self._request(method, url, headers, body)
+            except StaleConnectionError:
+                continue
+        return await self._request(method, url, headers, body)
 
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None

@@ -1,8 +1,10 @@
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import pty
+import time
 import warnings
 
 import pytest
@@ -121,6 +123,16 @@ class TestLines:
         assert prompt not in json.dumps(line)
 
 
+def read_until(terminal: int, word: str) -> str:
+    """A terminal hands on what was written to it in its own time, perhaps in pieces."""
+    text, until = "", time.monotonic() + 10
+    while word not in text and time.monotonic() < until:
+        with contextlib.suppress(BlockingIOError):
+            text += os.read(terminal, 65_536).decode()
+        time.sleep(0.001)
+    return text
+
+
 class TestConsole:
     def test_is_chosen_at_a_terminal(self, monkeypatch):
         monkeypatch.delenv("NO_COLOR", raising=False)
@@ -131,7 +143,7 @@ class TestConsole:
             logs.log.info("started", port=8080)
             complete(hooks_of(logs))
             logs.close()
-            text = os.read(master, 65_536).decode()
+            text = read_until(master, "completed")
         finally:
             os.close(master)
             os.close(slave)

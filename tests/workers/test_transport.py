@@ -195,6 +195,16 @@ async def test_a_connection_closed_while_idle_is_replaced():
             assert len(backend.exchanges) == 3
 
 
+async def test_all_connections_closed_while_idle_are_replaced():
+    for ending in (says_and_closes(b""), says_and_resets(b"")):
+        async with calling(says(STREAMED)) as (worker, backend):
+            assert await asyncio.gather(*(outcome(worker, ask()) for _ in range(5))) == ["hello"] * 5
+            assert backend.connections == 5
+            backend.queued += [ending] * 5
+            assert await outcome(worker, ask()) == "hello"
+            assert backend.connections == 6
+
+
 @pytest.mark.parametrize("said", [b"H", b"HTTP/1.1 200 OK\r\n", BEGUN])
 @pytest.mark.parametrize("ending", [says_and_closes, says_and_resets])
 async def test_a_call_is_not_repeated_once_a_byte_was_heard(said, ending):
