@@ -31,6 +31,7 @@ from config.secrets import FORMS, fault
 from config.shape import shown
 
 MAX_TEMPLATE_BYTES = 1 << 20
+MAX_PEM_BYTES = 1 << 20
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
 _OWN_HEADERS = {"connection", "content-length", "content-type", "transfer-encoding", "upgrade"}
 _LISTED = 10  # names
@@ -61,6 +62,9 @@ class Crosscheck:
             self._unique(table, "name", "a name")
         self._unique("keys", "hash", "a hash")
         self._at_most(("server", "deadline_ms"), ("server", "max_deadline_ms"))
+        self._at_most(("server", "stall_ms"), ("server", "blocked_ms"))
+        self._tls(("server",))
+        self._admin()
         for index, worker in enumerate(self._config.workers):
             self._worker(worker, ("workers", index))
         for index, route in enumerate(self._config.routes):
@@ -182,16 +186,69 @@ class Crosscheck:
                 self._findings.add(here, "control characters in a value that is not shown", "one line of text")
             seen.add(name.lower())
 
+    def _admin(self) -> None:
+        """Who reaches the operators' listener from elsewhere must show that he may, and not in the open."""
+        admin = self._config.admin
+        self._tls(("admin",))
+        self._secret(("admin", "token"))
+        if not admin.enabled or not self._findings.sound(("admin", "host")) or is_loopback(admin.host):
+            return
+        for key in ("token", "tls_certificate", "tls_key"):
+            if getattr(admin, key) is None and self._findings.sound(("admin", key)):
+                expected = f"one: {admin.host} can be reached from elsewhere"
+                self._findings.add(("admin", key), "nothing", expected, beside=("admin", "host"))
+
+    def _tls(self, path: KeyPath) -> None:
+        """Certificate and key are there, both or none. Whether they fit shows when they are loaded."""
+        keys = [(*path, "tls_certificate"), (*path, "tls_key")]
+        for key, other in (keys, keys[::-1]):
+            name = self._at(key)
+            if not self._findings.sound(key):
+                continue
+            if name is None:
+                if self._at(other) is not None:
+                    self._findings.add(key, "nothing", f"a file: {dotted(other)} is set", beside=other)
+                continue
+            try:
+                read_text(self._folder / name, MAX_PEM_BYTES)
+            except Unreadable as unreadable:
+                self._findings.add(key, f"{quote(str(self._folder / name))}: {unreadable.found}", unreadable.expected)
+
     def _route(self, route: RouteSection, path: KeyPath) -> None:
         self._at_most((*path, "deadline_ms"), ("server", "max_deadline_ms"))
-        known = self._refers((*path, "worker"), "workers")
+        known = self._route_workers(route, path)
         if route.collection is not None:
             self._refers((*path, "collection"), "collections")
-        elif known and self._findings.sound((*path, "collection")):
-            worker = next(one for one in self._config.workers if one.name == route.worker)
-            if isinstance(worker, ExtractiveWorker):
-                expected = f"a collection: the worker {worker.name} answers from its passages alone"
-                self._findings.add((*path, "collection"), "nothing", expected)
+        elif self._findings.sound((*path, "collection")):
+            for worker in self._config.workers:
+                if worker.name in known and isinstance(worker, ExtractiveWorker):
+                    expected = f"a collection: the worker {worker.name} answers from its passages alone"
+                    self._findings.add((*path, "collection"), "nothing", expected)
+
+    def _route_workers(self, route: RouteSection, path: KeyPath) -> set[str]:
+        """The names of the workers that serve it, as far as they are there."""
+        one, several = (*path, "worker"), (*path, "workers")
+        if not self._findings.sound(one, several):
+            return set()
+        if route.worker is not None and route.workers:
+            self._findings.add(several, "both worker and workers", "one of the two")
+            return set()
+        if route.worker is not None:
+            return {route.worker} if self._refers(one, "workers") else set()
+        if not route.workers:
+            self._findings.add(one, "nothing", "the name of a worker (or [[routes.workers]], for several)")
+            return set()
+        known: set[str] = set()
+        for index, share in enumerate(route.workers):
+            here = (*several, index, "worker")
+            if self._refers(here, "workers"):
+                if share.worker in known:
+                    self._findings.add(here, quote(share.worker), "each worker once")
+                known.add(share.worker)
+        weights = [(*several, index, "weight") for index in range(len(route.workers))]
+        if self._findings.sound(*weights) and not any(share.weight for share in route.workers):
+            self._findings.add(weights[0], "0, as all others", "a weight above 0 for one of them at least")
+        return known
 
     def _template(self, route: RouteSection, path: KeyPath) -> None:
         here = (*path, "template_file")

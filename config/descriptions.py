@@ -7,6 +7,7 @@ from config import schema
 DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
     schema.Config: {
         "server": "the public listener and the life of a request outside the stages",
+        "admin": "the operators' listener: what runs, and how to change it",
         "stages": "the queue in front of each stage, and how much each does at once",
         "admission": "who is served when more is asked for than can be done",
         "knowledge": "the process that owns the embedded store and the embedder",
@@ -19,6 +20,10 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
     schema.ServerSection: {
         "host": "address to listen on; 0.0.0.0 or :: for all",
         "port": "TCP port; 0: a free one, printed at start",
+        "shards": "processes that serve, each with an event loop of its own; auto: one for each core",
+        "pin_cores": "keep each of them on a core of its own",
+        "tls_certificate": "file with the certificate and its chain in PEM, relative to this one; not set: no TLS",
+        "tls_key": "file with the certificate's private key in PEM",
         "data_dir": "collections, converted models, sockets; relative to the working directory",
         "backlog": "connections that wait to be accepted",
         "max_connections": "open connections at once",
@@ -35,6 +40,18 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "keepalive_comment_ms": "between comment lines while a stream waits on after that",
         "drain_timeout_ms": "for open requests to finish at shutdown; then they are cancelled",
         "start_timeout_ms": "for the processes to become ready",
+        "stall_ms": "an event loop that stands for so long is logged, with what it is doing",
+        "blocked_ms": "a process whose event loop stands for so long is killed and replaced",
+        "restart_limit": "deaths in a row, none after 30 s of health, after which a process is given up",
+        "reload_on_change": "reload when this file changes, as SIGHUP does",
+    },
+    schema.AdminSection: {
+        "enabled": "serve it; false: the commands use a socket in data_dir all the same",
+        "host": "address to listen on; any other than this machine's own needs token, tls_certificate and tls_key",
+        "port": "TCP port; 0: a free one, logged at start",
+        "token": "where the token is that callers must send: env:NAME or file:PATH (relative to this file)",
+        "tls_certificate": "file with the certificate and its chain in PEM, relative to this one; not set: no TLS",
+        "tls_key": "file with the certificate's private key in PEM",
     },
     schema.StagesSection: {
         "rag": "retrieves passages",
@@ -74,6 +91,7 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "concurrency": "calls at once: a number, or adaptive; not set: as stages.inference says",
         "requests_per_minute": "a quota on calls going out; further ones wait",
         "tokens_per_minute": "a quota on tokens going out, estimated and then settled; further calls wait",
+        "drain": "take no new requests; those let in are finished",
     },
     schema.EchoWorker: {
         "first_token_ms": "before the first token",
@@ -118,6 +136,7 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "degrade": "what a request gets less of under pressure, before any is refused",
         "name": "what clients send as `model`",
         "worker": "the name of a worker",
+        "workers": "instead of one worker, several that share its sessions by weight",
         "collection": "the name of a collection to answer from; not set: none",
         "passages": "retrieved for each request",
         "on_retrieval_failure": "fail the request, or answer without passages",
@@ -131,6 +150,10 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "deadline_ms": "of requests whose headers set none; not set: the server's",
         "rename_model": "answers name the route as their model, not the backend's own name",
         "description": "a line about the route for people",
+    },
+    schema.WeightedWorker: {
+        "worker": "the name of a worker",
+        "weight": "of its share of the sessions; 0: none",
     },
     schema.KeySection: {
         "name": "what logs and reports call it",

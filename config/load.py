@@ -59,10 +59,18 @@ def decode(data: bytes) -> Config:
 
 def _anchor(tree: dict[str, Any], folder: Path) -> None:
     """Make the files that a checked configuration refers to independent of where its reader runs."""
-    for section in [*tree["workers"], *tree.get("collections", [])]:
-        reference = section.get("api_key", "")
+    admin, server = tree.get("admin", {}), tree.get("server", {})
+    for section, key in [
+        (admin, "token"),
+        *((section, "api_key") for section in [*tree["workers"], *tree.get("collections", [])]),
+    ]:
+        reference = section.get(key, "")
         if reference.startswith(FILE):
-            section["api_key"] = FILE + str(folder / reference.removeprefix(FILE))
+            section[key] = FILE + str(folder / reference.removeprefix(FILE))
+    for section in (admin, server):
+        for key in ("tls_certificate", "tls_key"):
+            if key in section:
+                section[key] = str(folder / section[key])
     for route in tree["routes"]:
         if "template_file" in route:
             route["template_file"] = str(folder / route["template_file"])

@@ -19,6 +19,7 @@ Name = Annotated[
 ]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:%-]+(?!\n)$", description="an IP address or a host name")]
 Folder = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]+(?!\n)$", description="the path of a folder")]
+File = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]+(?!\n)$", description="the path of a file")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
@@ -33,6 +34,8 @@ Url = Annotated[
     ),
 ]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Shards = Annotated[int, Meta(ge=1, le=256)] | Literal["auto"]
+Weight = Annotated[float, Meta(ge=0.0, le=1000.0)]
 Concurrency = Count | Literal["adaptive"]
 ClassName = Literal["critical", "high", "normal", "low"]  # in the order in which they are served
 
@@ -46,6 +49,10 @@ class ServerSection(Section, frozen=True, kw_only=True):
 
     host: Host = "127.0.0.1"
     port: Port = 8080  # 0: a free one, printed at start
+    shards: Shards = "auto"  # processes that serve; auto: one for each core that this process may run on
+    pin_cores: bool = False
+    tls_certificate: File | None = None  # PEM, the whole chain; both or none
+    tls_key: File | None = None
     data_dir: Folder = ".headgate"  # collections, converted models, sockets; relative to the working directory
     backlog: Count = 1024
     max_connections: Count = 4096
@@ -62,6 +69,21 @@ class ServerSection(Section, frozen=True, kw_only=True):
     keepalive_comment_ms: Milliseconds = 10_000  # between comment lines while a held stream waits on
     drain_timeout_ms: Milliseconds = 30_000
     start_timeout_ms: Milliseconds = 60_000
+    stall_ms: Milliseconds = 250  # an event loop that does not turn for so long is logged, with what it is doing
+    blocked_ms: Milliseconds = 10_000  # a process whose event loop does not turn for so long is replaced
+    restart_limit: Count = 10  # deaths in a row, none after 30 s of health, after which a process is given up
+    reload_on_change: bool = False
+
+
+class AdminSection(Section, frozen=True, kw_only=True):
+    """The operators' listener. Elsewhere than on this machine it needs a token and TLS."""
+
+    enabled: bool = True
+    host: Host = "127.0.0.1"
+    port: Port = 9901  # 0: a free one, logged at start
+    token: str | None = None  # a reference: env:NAME or file:PATH
+    tls_certificate: File | None = None
+    tls_key: File | None = None
 
 
 class StageSection(Section, frozen=True, kw_only=True):
@@ -123,6 +145,7 @@ class WorkerSection(Section, tag_field="kind", frozen=True, kw_only=True):
     concurrency: Concurrency | None = None  # None: as `stages.inference` says
     requests_per_minute: Count | None = None  # a provider's own quota: calls beyond it wait
     tokens_per_minute: Tokens | None = None
+    drain: bool = False  # no new requests; those let in are finished
 
 
 class EchoWorker(WorkerSection, tag="echo", frozen=True, kw_only=True):
@@ -203,11 +226,19 @@ class ShorterAnswer(Section, tag_field="kind", tag="shorter_answer", frozen=True
 AnyDegrade = FewerPassages | ShorterAnswer
 
 
+class WeightedWorker(Section, frozen=True, kw_only=True):
+    """One of several workers of a route. A session stays with its worker while the weights stay."""
+
+    worker: Name
+    weight: Weight = 1.0  # of its share of the sessions; 0: none
+
+
 class RouteSection(Section, frozen=True, kw_only=True):
     """A virtual model: what clients name in `model`."""
 
     name: Name
-    worker: Name
+    worker: Name | None = None  # either this or `workers`
+    workers: Annotated[list[WeightedWorker], Meta(max_length=64)] = field(default_factory=list)
     collection: Name | None = None
     passages: Annotated[int, Meta(ge=1, le=100)] = 6  # how many to retrieve
     on_retrieval_failure: Literal["fail", "answer"] = "fail"
@@ -223,6 +254,11 @@ class RouteSection(Section, frozen=True, kw_only=True):
     degrade: Annotated[list[AnyDegrade], Meta(max_length=16)] = field(default_factory=list)
     rename_model: bool = False  # answers name the route as their model instead of the backend's own name
     description: str = ""
+
+    @property
+    def shares(self) -> list[WeightedWorker]:
+        """The workers that serve it, also where it is one."""
+        return self.workers if self.worker is None else [WeightedWorker(worker=self.worker)]
 
 
 class KeySection(Section, frozen=True, kw_only=True):
@@ -274,6 +310,7 @@ class LoggingSection(Section, frozen=True, kw_only=True):
 
 class Config(Section, frozen=True, kw_only=True):
     server: ServerSection = ServerSection()
+    admin: AdminSection = AdminSection()
     stages: StagesSection = StagesSection()
     admission: AdmissionSection = AdmissionSection()
     knowledge: KnowledgeSection = KnowledgeSection()

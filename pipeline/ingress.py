@@ -97,9 +97,11 @@ class Ingress:
         self._told: dict[tuple[str, str, Priority, str | None], tuple[int, float, Decision[AssembleOutput]]] = {}
         self._body_session_at = -inf
 
-    def open(self, request_id: str) -> Ticket:
-        """A request arrived: from now on it has exactly one ending."""
-        ticket = Ticket(request_id, self._clock(), self._ended)
+    def open(self, request_id: str, *, arrived: float | None = None, accepted_by: int | None = None) -> Ticket:
+        """A request arrived: from now on it has exactly one ending. One that another shard accepted is counted there,
+        and `arrived` when it did."""
+        ticket = Ticket(request_id, self._clock() if arrived is None else arrived, self._ended)
+        ticket.accepted_by = accepted_by
         self.tickets.add(ticket)
         self._hooks.after_open(ticket)
         return ticket

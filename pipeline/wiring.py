@@ -123,11 +123,13 @@ async def build(
         retriever=retriever,
         plans=plans,
         estimate=estimate,
-        backends={r.name: _backend(sections[r.worker], built[r.worker]) for r in config.routes},
+        backends={r.name: _backend(sections[r.shares[0].worker], built[r.shares[0].worker]) for r in config.routes},
         filters={r.name: [_filter(f) for f in r.filters] for r in config.routes},
     )
     entrances = {
-        route.name: _entrance(route, sections[route.worker], lanes[route.worker], config.admission)
+        route.name: _entrance(
+            route, sections[route.shares[0].worker], lanes[route.shares[0].worker], config.admission
+        )
         for route in config.routes
     }
     ingress = Ingress(
@@ -155,7 +157,7 @@ def _plans(config: Config, problems: list[Problem]) -> dict[str, PromptPlan]:
     sections = {section.name: section for section in config.workers}
     plans: dict[str, PromptPlan] = {}
     for position, route in enumerate(config.routes):
-        worker = sections[route.worker]
+        worker = sections[route.shares[0].worker]
         try:
             template = _template(route)
         except (TemplateRefused, TemplateFailed) as fault:

@@ -13,6 +13,7 @@ HeadgateError
 ├── Overloaded               shed: no place left, or draining (503)
 ├── DeadlineExceeded         the deadline passed (504)
 ├── Cancelled                the client left, or the process stops (503)
+├── ShardLost                the process that the request was in died (503)
 ├── StageFailed              a stage's handler raised (500)
 ├── RetrievalFailed          the collection could not be searched and the route does not answer without it (502)
 └── BackendFailed            the backend failed and nothing is left to try (502)
@@ -149,6 +150,14 @@ class Cancelled(HeadgateError):
     def __init__(self, message: str, *, reason: str, retry_after: float | None = None) -> None:
         super().__init__(message, retry_after=retry_after)
         self.reason = reason
+
+
+class ShardLost(HeadgateError):
+    """The next process that its session belongs to can take it at once."""
+
+    status = 503
+    code = "shard_lost"
+    reason = "shard_lost"
 
 
 class StageFailed(HeadgateError):

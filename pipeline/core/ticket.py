@@ -30,6 +30,7 @@ class Ticket:
 
     __slots__ = (
         "_on_end",
+        "accepted_by",
         "arrived",
         "caller",
         "charged",
@@ -45,6 +46,7 @@ class Ticket:
         "gaps",
         "held",
         "lane",
+        "owner",
         "passages",
         "place",
         "priority",
@@ -69,6 +71,8 @@ class Ticket:
     def __init__(self, request_id: str, arrived: float, on_end: Callable[[Ticket], None]) -> None:
         self.request_id = request_id
         self.arrived = arrived
+        self.accepted_by: int | None = None  # the other shard that took it from its client, and counts it
+        self.owner: int | None = None  # the other shard that it was handed to, and that tells how it went
         self.session_id: str | None = None
         self.route = "-"  # until the door knows it
         self.caller: Caller | None = None  # whose key it came with, once the door knows

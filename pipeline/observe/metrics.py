@@ -54,7 +54,10 @@ def observe_all(cells: Cells, histogram: HistogramCells, seconds: list[float]) -
 
 
 class ShardMetrics(Hooks):
-    """What the requests of one shard add up to. `cells` is its block, which only it writes to while it lives."""
+    """What the requests of one shard add up to. `cells` is its block, which only it writes to while it lives.
+
+    A request that was handed from one shard to another is offered and ends where it was accepted; what else there is to
+    count of it is counted where it went through the stages."""
 
     def __init__(self, layout: MetricsLayout, cells: Cells) -> None:
         self._cells = cells
@@ -70,15 +73,17 @@ class ShardMetrics(Hooks):
             (s.sojourn.first, s.sojourn.total, s.service.first, s.service.total) for s in layout.stages.values()
         ]
 
-    def after_open(self, ticket: Ticket) -> None:  # noqa: ARG002 - the hook's signature
-        self._cells[self._opened] += 1
+    def after_open(self, ticket: Ticket) -> None:
+        if ticket.accepted_by is None:
+            self._cells[self._opened] += 1
 
     def after_route(self, ticket: Ticket) -> None:
-        self._cells[self._routes[ticket.route].offered] += 1
+        if ticket.accepted_by is None:
+            self._cells[self._routes[ticket.route].offered] += 1
 
     def after_end(self, ticket: Ticket) -> None:
         ending = ticket.ending
-        if ending is None:
+        if ending is None or ticket.accepted_by is not None:
             return
         cells = self._cells
         route = self._routes[ticket.route]

@@ -71,6 +71,8 @@ class Observers(Hooks):
 
     def after_end(self, ticket: Ticket) -> None:
         self._metrics.after_end(ticket)
+        if ticket.owner is not None:  # which shows it to its own observers
+            return
         waits = ticket.place is not Place.INGRESS
         if waits:
             self._entered.append(ticket)

@@ -63,6 +63,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, t
     error: str | None = None
     estimated_wait_ms: float | None = None
     allowed_wait_ms: float | None = None
+    accepted_by: int | None = None
 
 
 # Their messages are ours: they quote neither a prompt nor a backend, which may quote one.
@@ -105,7 +106,8 @@ def record_of(ticket: Ticket, process: str) -> RequestRecord:
         ticket.reduced,
         error.backend_status if isinstance(error, BackendFailed) else None,
         error.message if error is not None and ending.reason in _TELLING else None,
-        *(_waits(error) if isinstance(error, Overloaded) else ()),
+        *(_waits(error) if isinstance(error, Overloaded) else (None, None)),
+        ticket.accepted_by,
     )
 
 

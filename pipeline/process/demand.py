@@ -6,7 +6,7 @@ from pipeline.observe.layout import MetricsLayout
 
 def layout(config: Config) -> MetricsLayout:
     """The counters that its routes and workers need; the same in every process."""
-    return MetricsLayout({route.name: route.worker for route in config.routes})
+    return MetricsLayout({route.name: route.shares[0].worker for route in config.routes})
 
 
 def wants_knowledge(config: Config) -> bool:

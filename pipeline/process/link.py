@@ -1,68 +1,252 @@
-"""The link between the supervisor and a child: a socket pair on which the child says how its start went.
+"""The link between the supervisor and a child: a socket pair with framed messages both ways.
 
-Its end is a message too: a side whose peer is gone reads the end of the stream, however the peer died.
+A frame is the length of its payload (32 bits, little-endian) and the payload, a message in MessagePack. The end of the
+stream is a message too: a side whose peer is gone reads it, however the peer died.
 """
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable
+from typing import Any, cast
 
 import msgspec
 
 from config.errors import Problem
 
+LONGEST = 1 << 28  # bytes of a payload; a configuration of 100,000 keys has 20 MB
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+_length = struct.Struct("<I")
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    pass
+
+
+# From a child to the supervisor.
+
+
+class Ready(_Message, frozen=True, tag="ready"):
     """The child does its work."""
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(_Message, frozen=True, tag="failed"):
     """The child could not start, and would not if it tried again."""
 
     message: str
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class Refused(_Message, frozen=True, tag="refused"):
     """The child found the configuration wanting: what only shows once things are built from it."""
 
     problems: list[Problem]
 
 
-Message = Ready | Failed | Refused
-_decoder = msgspec.json.Decoder(Message)
+class Prepared(_Message, frozen=True, tag="prepared"):
+    """The answer to `Prepare`: with problems, this shard cannot run that configuration."""
+
+    number: int
+    problems: list[Problem]
+
+
+class Committed(_Message, frozen=True, tag="committed"):
+    """The answer to `Commit`."""
+
+    number: int
+
+
+class PoolReport(_Message, frozen=True):
+    """How a worker's calls go in one shard since the last report.
+
+    `waiting` and `running` are requests by class, `flows` the sessions that have any of them, by class, each counted
+    with its weight. `held` is the largest number of calls that this shard may have under way from now on: once the
+    supervisor has read it, the rest of what was granted is free. `samples` are first deltas: seconds, tokens of the
+    prompt, calls under way in all shards when it began. `pushed_back` are answers 429 and 503: seconds to stay away,
+    calls under way. `oldest` is the age of the oldest call without a first delta.
+    """
+
+    waiting: list[int]
+    running: list[int]
+    flows: list[float]
+    held: int
+    samples: list[tuple[float, int, int]]
+    pushed_back: list[tuple[float | None, int]]
+    oldest: float
+
+
+class AccountReport(_Message, frozen=True):
+    """A shard's part of one limit a minute, or of so many at once. `held` is what it holds of it and has not used,
+    `used` what it has used since the last report (less what was given back), `wanted` what it asks for."""
+
+    held: float
+    used: float
+    wanted: float
+
+
+class Report(_Message, frozen=True, tag="report"):
+    """Pools by worker; accounts by name, see `pipeline.policy.leases`. Only what changed."""
+
+    pools: dict[str, PoolReport]
+    accounts: dict[str, AccountReport]
+
+
+# From the supervisor to a child.
+
+
+class PoolGrant(_Message, frozen=True):
+    """`limit` calls may be under way in this shard, `share` on average over time; `total` in all shards together, where
+    `others` are under way elsewhere."""
+
+    limit: int
+    share: float
+    total: int
+    others: int
+
+
+class AccountGrant(_Message, frozen=True):
+    """`amount` more may be used. `level` is what is left for all shards together, `wait` the seconds until what was
+    wanted and not granted could be had, 0.0 where all was granted."""
+
+    amount: float
+    level: float
+    wait: float
+
+
+class Grant(_Message, frozen=True, tag="grant"):
+    """Pools by worker; accounts by name. Only what changed."""
+
+    pools: dict[str, PoolGrant]
+    accounts: dict[str, AccountGrant]
+
+
+class Prepare(_Message, frozen=True, tag="prepare"):
+    """Make ready to run `config` (see `config.load.encode`), and answer `Prepared`; nothing changes yet."""
+
+    number: int
+    config: bytes
+
+
+class Commit(_Message, frozen=True, tag="commit"):
+    """Run what was prepared under this number from now on, and answer `Committed`."""
+
+    number: int
+
+
+class Abort(_Message, frozen=True, tag="abort"):
+    """Forget what was prepared under this number: another shard cannot run it."""
+
+    number: int
+
+
+class Retire(_Message, frozen=True, tag="retire"):
+    """Another process has taken this one's place: finish what is open, hand over what is idle, and end."""
+
+
+class SetLevel(_Message, frozen=True, tag="level"):
+    """Log this level and above, until told otherwise or configured anew."""
+
+    level: str
+
+
+Message = (
+    Ready
+    | Failed
+    | Refused
+    | Prepared
+    | Committed
+    | Report
+    | Grant
+    | Prepare
+    | Commit
+    | Abort
+    | Retire
+    | SetLevel
+)
+_decoder = msgspec.msgpack.Decoder(Message)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def frame(message: Message) -> bytes:
+    payload = _encoder.encode(message)
+    return _length.pack(len(payload)) + payload
+
+
+class Link(asyncio.Protocol):
+    """One end, on its event loop. `received` gets each message; `closed` is called once, when the peer is gone, also
+    where it broke off in the middle of a message or sent what is none."""
+
+    def __init__(self, received: Callable[[Any], None], closed: Callable[[], None]) -> None:
+        self._received = received
+        self._closed = closed
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+
+    @classmethod
+    async def open(
+        cls, sock: socket.socket, received: Callable[[Any], None], closed: Callable[[], None]
+    ) -> "Link":
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_unix_connection(lambda: cls(received, closed), sock=sock)
+        return link
+
+    def send(self, message: Message) -> None:
+        """Never waits; does nothing when the peer is gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame(message))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        for message in self._messages():
+            self._received(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio.Protocol has it
+        self._transport = None
+        self._closed()
+
+    def _messages(self) -> list[Any]:
+        buffer, messages, at = self._buffer, [], 0
+        try:
+            while len(buffer) - at >= _length.size:
+                (size,) = _length.unpack_from(buffer, at)
+                if size > LONGEST:
+                    raise msgspec.DecodeError(f"a message of {size} bytes")
+                end = at + _length.size + size
+                if end > len(buffer):
+                    break
+                messages.append(_decoder.decode(bytes(buffer[at + _length.size : end])))
+                at = end
+        except msgspec.DecodeError:
+            at = len(buffer)
+            self.close()
+        del buffer[:at]
+        return messages
 
 
 class ChildLink:
-    """The child's end."""
+    """The child's end, before and after its event loop: to say how its start went."""
 
     def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=descriptor)
+        self.socket = socket.socket(fileno=descriptor)
 
     def send(self, message: Message) -> None:
         """Does nothing when the supervisor is gone."""
         try:
-            self._socket.sendall(msgspec.json.encode(message) + b"\n")
+            self.socket.setblocking(True)
+            self.socket.sendall(frame(message))
         except OSError:
             return
 
-    def on_orphaned(self, callback: Callable[[], None]) -> None:
-        """`callback` is called once when the supervisor is gone, from the running event loop."""
-        loop = asyncio.get_running_loop()
-
-        def readable() -> None:  # the supervisor never writes: this is the end
-            loop.remove_reader(self._socket)
-            callback()
-
-        loop.add_reader(self._socket, readable)
-
     def close(self) -> None:
-        self._socket.close()
-
-
-async def next_message(reader: asyncio.StreamReader) -> Message | None:
-    """The supervisor's end: what the child says next, None when it has gone without a word."""
-    try:
-        line = await reader.readline()
-        return _decoder.decode(line) if line else None
-    except (OSError, ValueError):  # reset, or half a line: it died while it spoke
-        return None
+        self.socket.close()

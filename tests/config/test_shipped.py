@@ -113,6 +113,8 @@ def test_only_keys_without_a_default_are_commented_out():
 
 def test_what_is_commented_out_is_valid_once_it_is_used(tmp_path):
     text = FULL.replace('template_file = "prompt.jinja"', '# template_file = "prompt.jinja"')
+    for file in ("server.pem", "server.key", "admin.pem", "admin.key"):
+        (tmp_path / file).touch()
     text = text.replace('store = "embedded"', 'store = "qdrant"')
     text = text.replace('name = "echo"\nworker = "echo"', 'name = "echo"\nworker = "echo"\ncollection = "docs"')
     (tmp_path / "full.toml").write_text(text)
