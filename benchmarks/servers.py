@@ -22,11 +22,26 @@ START_LIMIT = 20.0
 
 
 class Server:
-    """A running server: its port, and its processes with all their children."""
+    """A running server: its port, and its processes with all their children. A Headgate also has the file that it was
+    configured by, and its data folder."""
 
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[str]", port: int, *, config: Path | None = None, data: Path | None = None
+    ) -> None:
         self.process = process
         self.port = port
+        self._config = config
+        self._data = data
+
+    @property
+    def config(self) -> Path:
+        assert self._config is not None
+        return self._config
+
+    @property
+    def data(self) -> Path:
+        assert self._data is not None
+        return self._data
 
     def pids(self) -> list[int]:
         return family([self.process.pid])
@@ -37,10 +52,20 @@ class Server:
 
     def role(self, module: str) -> int:
         """The pid of the child that runs `module`."""
-        for pid in self.pids():
-            if module in Path(f"/proc/{pid}/cmdline").read_text():
-                return pid
+        for pid in self.roles(module):
+            return pid
         raise LookupError(f"no process of {self.process.pid} runs {module}")
+
+    def roles(self, module: str) -> list[int]:
+        """The pids of all children that run `module`."""
+        return [pid for pid in self.pids() if module in _command(pid)]
+
+
+def _command(pid: int) -> str:
+    """Empty when it has gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def resident_mb(pid: int) -> float:
@@ -62,7 +87,7 @@ def bare(mode: str) -> Iterator[Server]:
 
 
 @contextmanager
-def headgate(config: str, *, data: Path | None = None) -> Iterator[Server]:
+def headgate(config: str, *, data: Path | None = None, shards: int = 1) -> Iterator[Server]:
     """`headgate serve` with everything on; its log goes to a file, as JSON, as it would in production.
 
     `data` is its data folder; without one it gets an empty one.
@@ -70,13 +95,16 @@ def headgate(config: str, *, data: Path | None = None) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="headgate-bench-") as folder:
         port = free_port()
         path, log = Path(folder) / "pipeline.toml", Path(folder) / "log"
-        path.write_text(f'[server]\nport = {port}\ndata_dir = "{data or folder}"\n{config}')
+        head = f'[server]\nport = {port}\nshards = {shards}\ndata_dir = "{data or folder}"\n[admin]\nport = 0\n'
+        path.write_text(head + config)
         with log.open("w") as stderr:
             command = [sys.executable, "-m", "pipeline.cli", "serve", "--config", str(path)]
             process = subprocess.Popen(command, stdout=stderr, stderr=stderr, text=True)
             try:
                 wait_ready(process, port)
-                yield Server(process, port)
+                while " serves on " not in log.read_text() and process.poll() is None:  # all shards, not only one
+                    time.sleep(0.02)
+                yield Server(process, port, config=path, data=Path(data or folder))
             except TimeoutError as error:
                 raise TimeoutError(f"{error}; its log:\n{log.read_text()}") from None
             finally:

@@ -21,9 +21,15 @@ config_option = click.option(
 # Commands that live with what they run; imported when they are asked for.
 ELSEWHERE = {
     "bench": "benchmarks.load.command",
+    "drain": "pipeline.operate.command",
     "ingest": "pipeline.knowledge.command",
     "key": "pipeline.keys",
+    "log-level": "pipeline.operate.command",
+    "reload": "pipeline.operate.command",
+    "routes": "pipeline.operate.routes",
     "serve": "pipeline.process.command",
+    "status": "pipeline.operate.command",
+    "workers": "pipeline.operate.workers",
 }
 
 
@@ -36,7 +42,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in ELSEWHERE:
             return super().get_command(ctx, cmd_name)
-        command: click.Command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name)
+        command: click.Command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

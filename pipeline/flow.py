@@ -1,10 +1,10 @@
 """The five stages and the queues between them, top to bottom."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from config.schema import RouteSection, StagesSection
+from config.schema import StagesSection
 from pipeline.core.messages import AssembleOutput, InferenceOutput, PostOutput, PromptRequest, RagOutput
 from pipeline.core.outcomes import STAGES, Place
 from pipeline.core.ports import Hooks, Retriever
@@ -12,9 +12,8 @@ from pipeline.core.queue import StageQueue
 from pipeline.core.ticket import Ticket
 from pipeline.policy.lane import Lane
 from pipeline.policy.lanes import LaneOrder
-from pipeline.stages.assemble import AssembleStage, Estimate, PromptPlan
+from pipeline.stages.assemble import AssembleStage, Estimate
 from pipeline.stages.base import Clock, Stage, Trace
-from pipeline.stages.filters import FilterFactory
 from pipeline.stages.inference import InferenceStage
 from pipeline.stages.post import PostStage
 from pipeline.stages.pump import Backend
@@ -23,8 +22,8 @@ from pipeline.stages.stream import StreamStage
 
 
 class Flow:
-    """One shard's pipeline. `lanes` are the workers', by name. `failed` gets an exception if a run loop ever ends by
-    itself: the process must not go on then."""
+    """One shard's pipeline. `lanes` are the workers', by name; there are none before `renew`. `failed` gets an
+    exception if a run loop ever ends by itself: the process must not go on then."""
 
     def __init__(
         self,
@@ -32,41 +31,59 @@ class Flow:
         clock: Clock,
         hooks: Hooks,
         *,
-        routes: Mapping[str, RouteSection],
         retriever: Retriever | None,
-        plans: Mapping[str, PromptPlan],
         estimate: Estimate,
-        lanes: Sequence[Lane[AssembleOutput]],
-        backends: Mapping[str, Backend],
-        filters: Mapping[str, Sequence[FilterFactory]],
         chance: Callable[[], float],
     ) -> None:
         rag: StageQueue[PromptRequest] = StageQueue(sections.rag.capacity)
         assemble: StageQueue[RagOutput] = StageQueue(sections.assemble.capacity)
-        self.lanes = {lane.name: lane for lane in lanes}
-        order = LaneOrder(lanes, min(sections.post.capacity, sections.stream.capacity), clock)
-        inference: StageQueue[AssembleOutput] = StageQueue(sections.inference.capacity, order)
+        self.lanes: dict[str, Lane[AssembleOutput]] = {}
+        self._order: LaneOrder[AssembleOutput] = LaneOrder((), 0, clock)
+        inference: StageQueue[AssembleOutput] = StageQueue(sections.inference.capacity, self._order)
         post: StageQueue[InferenceOutput] = StageQueue(sections.post.capacity)
         stream: StageQueue[PostOutput] = StageQueue(sections.stream.capacity)
         self.stream = StreamStage(stream, None, sections.stream.concurrency, clock)
-        self.post = PostStage(post, self.stream, sections.post.concurrency, clock, filters=filters)
+        self.post = PostStage(post, self.stream, sections.post.concurrency, clock)
         self.inference = InferenceStage(
             inference,
             self.post,
             clock,
-            order=order,
+            order=self._order,
             ahead=stream,
-            backends=backends,
             hooks=hooks,
             chance=chance,
         )
-        self.assemble = AssembleStage(
-            assemble, self.inference, sections.assemble.concurrency, clock, plans=plans, estimate=estimate
-        )
-        self.rag = RagStage(rag, self.assemble, sections.rag.concurrency, clock, routes=routes, retriever=retriever)
+        self.assemble = AssembleStage(assemble, self.inference, sections.assemble.concurrency, clock, estimate=estimate)
+        self.rag = RagStage(rag, self.assemble, sections.rag.concurrency, clock, retriever=retriever)
         self.stages: tuple[Stage[Any, Any], ...] = (self.rag, self.assemble, self.inference, self.post, self.stream)
         self.failed: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._leaving: set[str] = set()  # lanes whose workers are gone
+        self._replaced: list[Backend] = []  # that are to be closed after their last call
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def renew(
+        self,
+        sections: StagesSection,
+        lanes: Mapping[str, Lane[AssembleOutput]],
+        backends: Mapping[str, Backend],
+    ) -> None:
+        """Other bounds, lanes and workers from now on. A lane that is not among `lanes` stays, and its worker, until
+        nothing waits or runs there; a worker that is replaced serves the calls under way. Then they are closed."""
+        current = self.inference.backends
+        self._leaving = {name for name in self.lanes if name not in lanes}
+        self._replaced += [old for name, old in current.items() if backends.get(name, old) is not old]
+        self.inference.backends = {**{name: current[name] for name in self._leaving}, **backends}
+        self.lanes = {**lanes, **{name: self.lanes[name] for name in self._leaving}}
+        for stage, section in (
+            (self.rag, sections.rag),
+            (self.assemble, sections.assemble),
+            (self.post, sections.post),
+            (self.stream, sections.stream),
+        ):
+            stage.resize(section.capacity, section.concurrency)
+        self.inference.resize(sections.inference.capacity, self.inference.concurrency)
+        self._arrange()
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -85,6 +102,8 @@ class Flow:
         """To be called about ten times a second: ends what waits beyond its deadline, updates the service rates."""
         for stage in self.stages:
             stage.tick(now)
+        if self._leaving or self._replaced:
+            self._let_go()
 
     def give_back(self, ticket: Ticket) -> None:
         """Frees what an ended request holds: its place in the queue it waits in, those reserved ahead, and in Post
@@ -116,10 +135,38 @@ class Flow:
         self._tasks.clear()
         self.assemble.close()
         self.inference.close()
+        for backend in self._replaced:
+            self._close(backend)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        for backend in self.inference.backends.values():
+            await backend.worker.aclose()
         if self.failed is not None and self.failed.done() and not self.failed.cancelled():
             self.failed.exception()  # seen
         elif self.failed is not None:
             self.failed.cancel()
+
+    def _arrange(self) -> None:
+        ahead = min(self.post.inbox.capacity, self.stream.inbox.capacity)
+        self._order.renew(self.lanes.values(), ahead)
+
+    def _let_go(self) -> None:
+        """Parts with lanes and workers that nobody needs any more."""
+        gone = [name for name in self._leaving if self.lanes[name].empty]
+        for name in gone:
+            self._leaving.remove(name)
+            del self.lanes[name]
+            self._replaced.append(self.inference.backends.pop(name))
+        if gone:
+            self._arrange()
+        idle = [backend for backend in self._replaced if not backend.calls]
+        self._replaced = [backend for backend in self._replaced if backend.calls]
+        for backend in idle:
+            self._close(backend)
+
+    def _close(self, backend: Backend) -> None:
+        task = asyncio.get_running_loop().create_task(backend.worker.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         if self.failed is None or self.failed.done() or task.cancelled() or all(s.inbox.closed for s in self.stages):

@@ -1,6 +1,6 @@
 """The one door: every request, whatever dialect it came in, enters the flow through `Ingress` and ends in it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from math import inf
 
 import msgspec
@@ -16,8 +16,9 @@ from pipeline.core.ticket import Ticket
 from pipeline.flow import Flow
 from pipeline.policy.access import Access
 from pipeline.policy.admission import RETRY_AFTER_MIN, bulkhead, jittered
-from pipeline.policy.degrade import Step, applied, reduced
+from pipeline.policy.degrade import applied, reduced
 from pipeline.policy.lane import Asker, Decision, Lane, Verdict
+from pipeline.stages.course import Course, Doorway
 from workers.base import ChatMessage, Parameters
 
 _GATE_SECONDS = 1.0  # how long after a refusal the head gate looks at requests
@@ -47,17 +48,6 @@ class Prompt(msgspec.Struct, frozen=True, eq=False):
     session_in_body: bool = False
 
 
-class Entrance(msgspec.Struct, frozen=True):
-    """What the door knows about a route: its worker's lane, its wait budget in seconds (None: the usual one), what its
-    requests get less of under pressure, and the tokens that an answer may take where a request sets no limit."""
-
-    section: RouteSection
-    lane: Lane[AssembleOutput]
-    wait_budget: float | None
-    steps: Sequence[Step]
-    answer_tokens: int
-
-
 class Ingress:
     """Access → limits → deadline → session → reserve → enqueue. Synchronous: a caller is told at once.
 
@@ -69,33 +59,39 @@ class Ingress:
     def __init__(
         self,
         flow: Flow,
-        entrances: Mapping[str, Entrance],
-        server: ServerSection,
         hooks: Hooks,
         clock: Callable[[], float],
         *,
-        access: Access,
         estimate: Callable[[str], int],
         chance: Callable[[], float],
     ) -> None:
-        self.routes = {name: entrance.section for name, entrance in entrances.items()}
-        self.access = access
+        self.routes: dict[str, RouteSection] = {}  # by name; the same object for good
+        self.access = Access((), None)
         self.draining = False
         self.gate_closed = False  # somebody was refused lately: it is worth a look at a request's head
         self.tickets: set[Ticket] = set()  # open requests, each once
-        self._entrances = entrances
-        self._all_entrances = tuple(entrances.values())
+        self._doorways: Mapping[str, Doorway] = {}
         self._flow = flow
         self._hooks = hooks
-        self._clock = clock
+        self._clock = self.now = clock
         self._estimate = estimate
         self._chance = chance
-        self._default_deadline = server.deadline_ms / 1000
-        self._max_deadline = server.max_deadline_ms / 1000
+        self._default_deadline = 0.0  # seconds
+        self._max_deadline = 0.0
         self._idle: Callable[[], None] | None = None
         self._refused_at = -inf
-        self._told: dict[tuple[str, str, Priority, str | None], tuple[int, float, Decision[AssembleOutput]]] = {}
+        self._told: dict[tuple[str, str, str, Priority, str | None], tuple[int, float, Decision[AssembleOutput]]] = {}
         self._body_session_at = -inf
+
+    def renew(self, doorways: Sequence[Doorway], server: ServerSection, access: Access) -> None:
+        """Who comes in from now on finds these routes, deadlines and keys; who is in keeps what there was."""
+        self._doorways = {doorway.section.name: doorway for doorway in doorways}
+        self.routes.clear()
+        self.routes.update({doorway.section.name: doorway.section for doorway in doorways})
+        self.access = access
+        self._default_deadline = server.deadline_ms / 1000
+        self._max_deadline = server.max_deadline_ms / 1000
+        self._told.clear()
 
     def open(self, request_id: str, *, arrived: float | None = None, accepted_by: int | None = None) -> Ticket:
         """A request arrived: from now on it has exactly one ending. One that another shard accepted is counted there,
@@ -116,6 +112,18 @@ class Ingress:
         self._hooks.after_route(ticket)
         return section
 
+    def lacking(self, ticket: Ticket, prompt: Prompt) -> Awaitable[None] | None:
+        """What to await before `submit`: the caller's limits are common to all shards, and this one holds too little of
+        them for the request. Mostly None."""
+        quota = None if ticket.caller is None else ticket.caller.quota
+        doorway = self._doorways.get(prompt.model)
+        if quota is None or not quota.leased or doorway is None:
+            return None
+        tokens = 0
+        if quota.counts_tokens:
+            tokens = self._tokens(prompt, max((c.plan.answer_tokens for c in doorway.courses.values()), default=0))
+        return quota.borrow(tokens) if quota.short(tokens, self._clock()) else None
+
     def submit(self, ticket: Ticket, prompt: Prompt, sink: OutputSink) -> None:
         """Sends a request into the flow, or ends it at once with the reason. Never waits, never raises.
 
@@ -135,8 +143,8 @@ class Ingress:
         except HeadgateError as error:
             if isinstance(error, Overloaded):
                 self._refused(now)
-                if ticket.lane is None:
-                    self._entrances[ticket.route].lane.refused(now)
+                if ticket.lane is None and error.worker is not None:
+                    self._flow.lanes[error.worker].refused(now)
             ticket.fail(error, now)
 
     def reject(self, ticket: Ticket, error: HeadgateError) -> None:
@@ -156,37 +164,39 @@ class Ingress:
     def gate(self, route: str | None, priority: Priority, session: str | None, caller: Caller) -> Overloaded | None:
         """The refusal that any request with such a head would get now, whatever its body says; else None.
 
-        Without a `route` every route would have to refuse it. Nothing is changed.
+        Without a `route` every route would have to refuse it, and each worker that may be chosen for it. Nothing is
+        changed.
         """
         now = self._clock()
         if session is None and now - self._body_session_at > _BODY_SESSIONS_SECONDS:
             session = ""
         if route is None:
-            entrances = self._all_entrances
+            doorways: Collection[Doorway] = self._doorways.values()
         else:
-            entrances = (entrance,) if (entrance := self._entrances.get(route)) is not None else ()
-        refusal: tuple[Entrance, Decision[AssembleOutput]] | None = None
-        for entrance in entrances:
-            decision = self._seen(entrance, caller, priority, session, now)
-            if decision.verdict is not Verdict.REFUSE:
-                return None
-            if refusal is None or decision.wait < refusal[1].wait:
-                refusal = entrance, decision
+            doorways = (doorway,) if (doorway := self._doorways.get(route)) is not None else ()
+        refusal: tuple[Course, Decision[AssembleOutput]] | None = None
+        for doorway in doorways:
+            for course in doorway.possible(session):
+                decision = self._seen(course, caller, priority, session, now)
+                if decision.verdict is not Verdict.REFUSE:
+                    return None
+                if refusal is None or decision.wait < refusal[1].wait:
+                    refusal = course, decision
         if refusal is None:
-            return None
+            return self._closed(_NO_WORKER, priority) if doorways else None
         return _explained(self._overloaded(refusal[0].lane, refusal[1].reason, now), refusal[1], priority)
 
     def _seen(
-        self, entrance: Entrance, caller: Caller, priority: Priority, session: str | None, now: float
+        self, course: Course, caller: Caller, priority: Priority, session: str | None, now: float
     ) -> Decision[AssembleOutput]:
         """What the door would say to somebody like this. Under overload many ask between two changes of a lane, and
         are told the same."""
-        lane = entrance.lane
-        who = (entrance.section.name, caller.name, priority, session)
+        lane = course.lane
+        who = (course.section.name, lane.name, caller.name, priority, session)
         known = self._told.get(who)
         if known is not None and known[0] == lane.changes and 0.0 <= now - known[1] < _GATE_MEMORY_SECONDS:
             return known[2]
-        decision = self._decide(entrance, self._asker(lane, caller, priority, session), inf, None, now)
+        decision = self._decide(course, self._asker(lane, caller, priority, session), inf, None, now)
         if len(self._told) >= _GATE_MEMORY:
             self._told.clear()
         self._told[who] = (lane.changes, now, decision._replace(victim=None))
@@ -201,47 +211,51 @@ class Ingress:
         self._hooks.after_gate(error, arrived, now, request_id)
 
     def _enter(self, ticket: Ticket, prompt: Prompt, section: RouteSection, now: float) -> None:
-        entrance = self._entrances[section.name]
         caller = ticket.caller or ANONYMOUS
         if caller.routes is not None and section.name not in caller.routes:
             raise Forbidden(f"This API key may not use the model {section.name!r}", param="model")
-        deadline = self._deadline(ticket, prompt, section)
+        deadline = self.deadline(ticket, prompt.timeout, section)
         if now >= deadline:
             raise DeadlineExceeded("The deadline passed before the request was read")
         if self.draining:
-            raise self._overloaded(entrance.lane, Reason.DRAINING, now)
+            raise self._closed(_SHUTTING_DOWN)
+        course = self._doorways[section.name].course(prompt.session_id, self._chance)
+        if course is None:
+            raise self._closed(_NO_WORKER)
         if prompt.session_in_body:
             self._body_session_at = now
         if caller.quota is not None:
-            self._charge(ticket, caller, prompt, entrance, now)
-        request = self._admit(ticket, prompt, entrance, deadline, now)
+            self._charge(ticket, caller, prompt, course, now)
+        request = self._admit(ticket, prompt, course, deadline, now)
         self._hooks.after_submit(request)
         if self._flow.rag.offer(request, now) is not Put.ACCEPTED:
-            raise self._overloaded(entrance.lane, Reason.QUEUE_FULL, now, Place.RAG)
+            raise self._overloaded(course.lane, Reason.QUEUE_FULL, now, Place.RAG)
 
-    def _charge(self, ticket: Ticket, caller: Caller, prompt: Prompt, entrance: Entrance, now: float) -> None:
+    def _charge(self, ticket: Ticket, caller: Caller, prompt: Prompt, course: Course, now: float) -> None:
         """Raises `RateLimited`."""
         quota = caller.quota
         if quota is None:
             return
-        tokens = 0
-        if quota.counts_tokens:
-            tokens = sum([self._estimate(message.text) for message in prompt.messages])
-            tokens += (prompt.parameters.max_tokens or entrance.answer_tokens) * prompt.parameters.n
+        tokens = self._tokens(prompt, course.plan.answer_tokens) if quota.counts_tokens else 0
         quota.admit(tokens, now)
         ticket.charged = tokens
 
-    def _admit(self, ticket: Ticket, prompt: Prompt, entrance: Entrance, deadline: float, now: float) -> PromptRequest:
+    def _tokens(self, prompt: Prompt, answer: int) -> int:
+        """Of prompt and answer together, as they are charged."""
+        tokens = sum([self._estimate(message.text) for message in prompt.messages])
+        return tokens + (prompt.parameters.max_tokens or answer) * prompt.parameters.n
+
+    def _admit(self, ticket: Ticket, prompt: Prompt, course: Course, deadline: float, now: float) -> PromptRequest:
         """Lets a request in, in another's place if need be. Raises `Overloaded`."""
-        lane, inbox = entrance.lane, self._flow.inference.inbox
+        lane, inbox = course.lane, self._flow.inference.inbox
         asker = self._asker(lane, ticket.caller or ANONYMOUS, ticket.priority, prompt.session_id or "")
         decision = None
-        if not lane.idle or entrance.steps or inbox.vacancies <= 0:
+        if not lane.idle or course.steps or inbox.vacancies <= 0:
             limit = prompt.parameters.max_tokens
-            decision = self._decide(entrance, asker, deadline - now, limit, now)
-            if decision.reason is Reason.TOO_LATE and entrance.steps:  # a shorter answer may be in time
-                least = _smaller(limit, reduced(entrance.steps, inf).max_tokens)
-                decision = self._decide(entrance, asker, deadline - now, least, now)
+            decision = self._decide(course, asker, deadline - now, limit, now)
+            if decision.reason is Reason.TOO_LATE and course.steps:  # a shorter answer may be in time
+                least = _smaller(limit, reduced(course.steps, inf).max_tokens)
+                decision = self._decide(course, asker, deadline - now, least, now)
             if decision.verdict is Verdict.REFUSE:
                 raise _explained(self._overloaded(lane, decision.reason, now), decision, ticket.priority)
             if decision.victim is not None:
@@ -256,22 +270,22 @@ class Ingress:
         ticket.flow = lane.admit(asker)
         ticket.held |= 1 << Place.INFERENCE
         ticket.place = Place.RAG
-        return self._request(ticket, prompt, entrance, deadline, decision)
+        return self._request(ticket, prompt, course, deadline, decision)
 
     def _request(
         self,
         ticket: Ticket,
         prompt: Prompt,
-        entrance: Entrance,
+        course: Course,
         deadline: float,
         decision: Decision[AssembleOutput] | None,
     ) -> PromptRequest:
         parameters, passages, shortened = prompt.parameters, None, False
-        if decision is not None and entrance.steps:
+        section = course.section
+        if decision is not None and course.steps:
             pressure = decision.wait / decision.allowed if decision.allowed > 0 else inf
-            section = entrance.section
             retrieved = 0 if section.collection is None else section.passages
-            less = applied(reduced(entrance.steps, pressure), retrieved, prompt.parameters.max_tokens)
+            less = applied(reduced(course.steps, pressure), retrieved, prompt.parameters.max_tokens)
             ticket.reduced = less.labels
             passages = less.passages
             if less.max_tokens is not None:
@@ -280,7 +294,7 @@ class Ingress:
             ticket,
             ticket.request_id,
             prompt.session_id,
-            entrance.section.name,
+            section.name,
             prompt.messages,
             prompt.question,
             parameters,
@@ -288,17 +302,18 @@ class Ingress:
             deadline,
             prompt.gap_limit,
             prompt.body,
-            entrance.wait_budget,
+            course.wait_budget,
             passages,
             shortened,
+            course,
         )
 
     def _decide(
-        self, entrance: Entrance, asker: Asker, deadline: float, answer: int | None, now: float
+        self, course: Course, asker: Asker, deadline: float, answer: int | None, now: float
     ) -> Decision[AssembleOutput]:
         inbox = self._flow.inference.inbox
-        full = inbox.vacancies <= inbox.capacity // 2 and self._full(entrance.lane, inbox.capacity, inbox.vacancies)
-        return entrance.lane.decide(asker, entrance.wait_budget, deadline, answer, now, full=full)
+        full = inbox.vacancies <= inbox.capacity // 2 and self._full(course.lane, inbox.capacity, inbox.vacancies)
+        return course.lane.decide(asker, course.wait_budget, deadline, answer, now, full=full)
 
     def _full(self, lane: Lane[AssembleOutput], capacity: int, vacancies: int) -> bool:
         """Whether there is no place left for this lane: those of the others' are kept for them."""
@@ -310,10 +325,11 @@ class Ingress:
             return Asker(Priority.NORMAL, _EVERYTHING, 1.0, "")
         return Asker(priority, caller.name, caller.weight, session)
 
-    def _deadline(self, ticket: Ticket, prompt: Prompt, section: RouteSection) -> float:
-        if prompt.timeout is not None:
-            seconds = prompt.timeout
-        elif section.deadline_ms is not None:
+    def deadline(self, ticket: Ticket, timeout: float | None, section: RouteSection | None) -> float:
+        """When a request is late, on our clock; `timeout` are the seconds that its client asked for."""
+        if timeout is not None:
+            seconds = timeout
+        elif section is not None and section.deadline_ms is not None:
             seconds = section.deadline_ms / 1000
         else:
             seconds = self._default_deadline
@@ -322,14 +338,19 @@ class Ingress:
     def _overloaded(
         self, lane: Lane[AssembleOutput], reason: Reason, now: float, place: Place = Place.INGRESS
     ) -> Overloaded:
-        wait = RETRY_AFTER_MIN if reason is Reason.DRAINING else lane.drain(now)
         return Overloaded(
             f"{_WHY_REFUSED[reason]}; try again later",
             place=place.label,
             reason=reason,
-            retry_after=jittered(wait, self._chance()),
+            retry_after=jittered(lane.drain(now), self._chance()),
             worker=lane.name,
         )
+
+    def _closed(self, why: str, priority: Priority | None = None) -> Overloaded:
+        wait = jittered(RETRY_AFTER_MIN, self._chance())
+        error = Overloaded(why, place=Place.INGRESS.label, reason=Reason.DRAINING, retry_after=wait)
+        error.priority = priority
+        return error
 
     def _refused(self, now: float) -> None:
         self._refused_at = now
@@ -382,9 +403,10 @@ def _smaller(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else min(one, other)
 
 
+_SHUTTING_DOWN = "The server is shutting down; try again later"
+_NO_WORKER = "The workers of this model take no new requests at the moment; try again later"
 _WHY_REFUSED = {
     Reason.QUEUE_FULL: "The server has no place left",
-    Reason.DRAINING: "The server is shutting down",
     Reason.WAIT_BUDGET: "The server is overloaded: the wait would be too long",
     Reason.TOO_LATE: "The server is overloaded: the answer would come after the request's deadline",
     Reason.DISPLACED: "The server is overloaded: a request with more right to it took this one's place",

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ async def serving(
     retriever: Retriever | None = None,
     workers: dict[str, ModelWorker] | None = None,
     operations: Operations | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Serving]:
     """Fails when a task, a place, a connection or a descriptor is left behind. Clients must have closed theirs."""
     descriptors = _descriptors()
@@ -54,9 +56,10 @@ async def serving(
         )
         sock = socket.create_server(("127.0.0.1", 0), backlog=128)
         port = sock.getsockname()[1]
-        await edge.start(sock)
+        await edge.start(sock, ssl_context)
         try:
-            yield Serving(f"http://127.0.0.1:{port}/v1", port, pipeline, books, edge)
+            scheme = "http" if ssl_context is None else "https"
+            yield Serving(f"{scheme}://127.0.0.1:{port}/v1", port, pipeline, books, edge)
             await _until_closed(edge)
         finally:
             await edge.stop()

@@ -36,6 +36,7 @@ _BOOKED_AS = {
     "internal_error": "failed",
     "backend_error": "failed",
     "retrieval_error": "failed",
+    "shard_lost": "failed",  # its status is 503
 } | dict.fromkeys(
     """
     invalid_value invalid_json invalid_type missing_required_parameter unknown_parameter context_length_exceeded

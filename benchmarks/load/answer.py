@@ -29,6 +29,7 @@ class Answer(msgspec.Struct, kw_only=True):
     tokens      content deltas received (unstreamed: what `usage.completion_tokens` says, else 1)
     gaps        seconds between tokens; those that came together share the gap before them: (seconds, how many)
     stage, reason   what `X-Headgate-Shed-Stage` and `-Reason` say, empty without them
+    shard       what `X-Headgate-Shard` says, empty without it
     code        the error's `code`, else its `type`, at most 60 characters
     detail      what went wrong, for people, at most 200 characters
     retry_after seconds: `retry-after-ms`, else `Retry-After`; None without one that can be read
@@ -48,6 +49,7 @@ class Answer(msgspec.Struct, kw_only=True):
     gaps: list[tuple[float, int]] = []
     stage: str = ""
     reason: str = ""
+    shard: str = ""
     code: str = ""
     detail: str = ""
     retry_after: float | None = None

@@ -43,6 +43,7 @@ class Wire:
     max_connections   open at once; a request that would need one more is UNREACHABLE
     max_idle          connections kept without a request
     max_answer_bytes  of an unstreamed answer, or of one event; a longer one is NONSENSE
+    resend            whether a request is sent again whose kept connection was closed before a byte of an answer came
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class Wire:
         max_connections: int = 20_000,
         max_idle: int = 4_000,
         max_answer_bytes: int = 8 << 20,
+        resend: bool = True,
     ) -> None:
         self._address = address(base_url)
         self._head = request_head(self._address, api_key, headers)
         self._limit = max_answer_bytes
+        self._resend = resend
         self._pool = Pool(max_connections, max_idle)
         self._loop = asyncio.get_running_loop()
         self._tls: ssl.SSLContext | None = None
@@ -81,6 +84,11 @@ class Wire:
         return self._pool.opened
 
     @property
+    def local_ports(self) -> list[int]:
+        """Of the open connections, by which the server's end of each can be found."""
+        return [connection.local_port for connection in self._pool.open]
+
+    @property
     def peak(self) -> int:
         """Most connections that were open at once."""
         return self._pool.peak
@@ -101,8 +109,8 @@ class Wire:
         Leave after `seconds`): seconds of the loop's clock; waiting for a connection counts. Only an answer of status
         200 is left at its head: a refusal is read.
 
-        A request on a kept connection that ends before a byte of an answer came is sent again on a fresh one: its
-        server had closed it at the same moment.
+        A request on a kept connection that ends before a byte of an answer came is sent again on a fresh one, unless
+        `resend` is off: its server had closed it at the same moment.
         """
         incoming = Incoming(stream=stream, leave=leave, limit=self._limit)
         until = _until(deadline, leave_at)
@@ -112,7 +120,7 @@ class Wire:
         connection = self._pool.take()
         if connection is not None:
             await self._exchange(connection, request, incoming, leave, until)
-            if not connection.silent or incoming.answer.end is not End.BROKEN:
+            if not (self._resend and connection.silent and incoming.answer.end is End.BROKEN):
                 return incoming.answer
             incoming.again()
             self.resent += 1

@@ -12,10 +12,10 @@ _REFUSAL_KEPT = 1 << 16  # bytes of a refusal's body that are looked at
 _REFUSAL_MOST = 4 << 20  # bytes of it that are read
 NEVER = 1e9  # seconds: what a `Retry-After` beyond that counts as
 
-_STAGE, _REASON = b"x-headgate-shed-stage", b"x-headgate-shed-reason"
+_STAGE, _REASON, _SHARD = b"x-headgate-shed-stage", b"x-headgate-shed-reason", b"x-headgate-shard"
 _LENGTH, _ENCODING, _TYPE = b"content-length", b"transfer-encoding", b"content-type"
 _AFTER, _AFTER_MS, _SHOULD = b"retry-after", b"retry-after-ms", b"x-should-retry"
-_WANTED = frozenset({_STAGE, _REASON, _LENGTH, _ENCODING, _TYPE, _AFTER, _AFTER_MS, _SHOULD, b"server"})
+_WANTED = frozenset({_STAGE, _REASON, _SHARD, _LENGTH, _ENCODING, _TYPE, _AFTER, _AFTER_MS, _SHOULD, b"server"})
 
 
 class Incoming:
@@ -72,6 +72,7 @@ class Incoming:
             headers.clear()
             return
         answer.head, answer.status = self.now, status
+        answer.shard = headers.get(_SHARD, "")
         if status != 200:
             answer.stage, answer.reason = headers.get(_STAGE, ""), headers.get(_REASON, "")
             answer.retry_after = retry_after(headers.get(_AFTER_MS), headers.get(_AFTER))

@@ -72,6 +72,11 @@ class Connection(asyncio.Protocol):
         self._size = 0  # bytes since the last of a body
         self.silent = False  # the connection ended, and not a byte had come since the request was sent
 
+    @property
+    def local_port(self) -> int:
+        """0 while there is no connection."""
+        return 0 if self._transport is None else int(self._transport.get_extra_info("sockname")[1])
+
     def send(self, request: bytes, incoming: Incoming) -> asyncio.Future[None]:
         """The future is done when the Incoming is `over`."""
         self._incoming, self._complete, self._touched, self._size = incoming, False, False, 0

@@ -12,12 +12,13 @@ from config.schema import RouteSection, ServerSection
 from pipeline.core.ports import Answer
 from pipeline.core.ticket import Ticket
 from pipeline.edge import sse
-from pipeline.edge.call import Call, Edge
+from pipeline.edge.call import Edge
 from pipeline.edge.native import NativeEncoder
 from pipeline.edge.openai import ChatDialect
 from pipeline.edge.openai_answers import Answering
 from pipeline.edge.openai_chunks import ChunkEncoder
 from pipeline.edge.openai_types import ChatCompletionChunk, ChunkChoice, ChunkDelta
+from pipeline.edge.replies import HttpCall
 from workers.base import Delta
 
 TOKENS = 64
@@ -45,7 +46,7 @@ def body_of(messages: list[Any]) -> bytes:
 def test_decode(measure: Measure, loop: asyncio.AbstractEventLoop, turns: int) -> None:
     """From the body's bytes to what enters the pipeline, every field checked, with the sink for its answer."""
     body, following = body_of(TURNS[:turns]), ticket()
-    call = Call(make_mocked_request("POST", "/v1/chat/completions"), "r1", "", Edge(ServerSection(), loop))
+    call = HttpCall(make_mocked_request("POST", "/v1/chat/completions"), "r1", "", "", Edge(ServerSection(), loop))
     dialect = ChatDialect({"m": RouteSection(name="m", worker="w")})
     prompt, _ = measure(
         f"decode: OpenAI body, messages: {turns}",

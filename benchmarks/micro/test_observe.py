@@ -17,7 +17,7 @@ from pipeline.observe.requests import JsonRequestLog
 from pipeline.process.counters import SharedMemory
 from workers.base import Usage
 
-LAYOUT = MetricsLayout({"m": "w"})
+LAYOUT = MetricsLayout([{"m": ["w"]}])
 REQUESTS = 64
 SECONDS = [0.001 * number for number in range(REQUESTS)]
 
@@ -64,7 +64,7 @@ def test_book_an_ended_request(measure: Measure, cells: memoryview, tokens: int)
     )
     ended = totals(LAYOUT, [cells])
     assert ended["completed"] == ended["offered"] > 0
-    assert cells[LAYOUT.routes["m"].completion_tokens] == tokens * ended["completed"]
+    assert cells[LAYOUT.routes["m"].answers["w"].completion_tokens] == tokens * ended["completed"]
 
 
 def test_log_line(measure: Measure, cells: memoryview) -> None:
@@ -114,7 +114,7 @@ def test_counter_yardstick(measure: Measure) -> None:
 
 
 def test_histogram(measure: Measure, cells: memoryview) -> None:
-    histogram = LAYOUT.routes["m"].first_token
+    histogram = LAYOUT.routes["m"].answers["w"].first_token
 
     def book() -> None:
         for seconds in SECONDS:

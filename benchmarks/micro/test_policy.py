@@ -1,6 +1,7 @@
 """What is decided about a request: whether it may come in, what a refused one is told, which shard owns it."""
 
 import asyncio
+from typing import cast
 
 import msgspec
 import pytest
@@ -11,8 +12,8 @@ from config.schema import Config, ServerSection
 from pipeline.core.errors import HeadgateError, Overloaded
 from pipeline.core.outcomes import Reason
 from pipeline.core.ports import Hooks
-from pipeline.edge.call import Call, Edge
-from pipeline.edge.replies import refusal
+from pipeline.edge.call import Edge
+from pipeline.edge.replies import HttpCall, Reply, refusal
 from pipeline.edge.sse import eager
 from pipeline.ingress import Prompt
 from pipeline.policy.admission import retry_after
@@ -88,9 +89,9 @@ class Wire:
 def test_refusal_bytes(measure: Measure, loop: asyncio.AbstractEventLoop) -> None:
     wire = Wire()
     request = make_mocked_request("POST", "/v1/chat/completions", writer=wire)
-    call = Call(request, "r1", "X-Request-Id: r1\r\n", Edge(ServerSection(), loop))
+    call = HttpCall(request, "r1", "X-Request-Id: r1\r\n", "", Edge(ServerSection(), loop))
     error = Overloaded("The server has no place left", place="inference", reason=Reason.QUEUE_FULL, retry_after=2.5)
-    measure("admission: the refusal's bytes", lambda: eager(refusal(call, error).write_eof()), units=1, unit="request")
+    measure("admission: the refusal's bytes", lambda: eager(cast(Reply, refusal(call, error)).write_eof()), units=1, unit="request")
     assert wire.sent.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"retry-after-ms: 2500\r\n" in wire.sent
     assert b"X-Headgate-Shed-Stage: inference\r\n" in wire.sent

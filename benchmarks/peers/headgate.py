@@ -55,6 +55,8 @@ class Headgate:
             "HEADGATE__SERVER__HOST": "127.0.0.1",
             "HEADGATE__SERVER__PORT": str(port),
             "HEADGATE__SERVER__DATA_DIR": str(folder / "data"),
+            "HEADGATE__SERVER__SHARDS": "1",  # as the peers: one process
+            "HEADGATE__ADMIN__PORT": "0",
             "HEADGATE__WORKERS__0__BASE_URL": f"{backend.url}/v1",
         }
         return launch(

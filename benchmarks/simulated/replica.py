@@ -92,8 +92,8 @@ class Replica:
 
     async def _stream(self, request: web.BaseRequest, job: Job, answer: Answer, *, usage: bool) -> web.StreamResponse:
         response = web.StreamResponse(headers=_SSE)
-        await response.prepare(request)  # is sent with the first tokens
         try:
+            await response.prepare(request)  # is sent with the first tokens
             await self._send(response, job, answer.frames(), answer.end(usage=usage))
         except ConnectionError:
             response.force_close()  # the client is gone; aiohttp would log what is raised here

@@ -14,6 +14,21 @@ class Quota(Protocol):
         """Takes one request and `tokens` estimated tokens, or raises `RateLimited` and takes nothing."""
         ...
 
+    @property
+    def leased(self) -> bool:
+        """Whether a part of it is with other shards, so that `short` is worth asking."""
+        ...
+
+    def short(self, tokens: int, now: float) -> bool:
+        """Whether `admit` could refuse a request with so many tokens here that another shard would let in. If so,
+        `borrow` first."""
+        ...
+
+    async def borrow(self, tokens: int) -> None:
+        """Fetches what such a request lacks here, as far as it is to be had; takes a tenth of a second at most. `admit`
+        without waiting for anything else, or it is somebody else's. Safe to cancel."""
+        ...
+
     def settle(self, estimated: int, used: int | None, now: float) -> None:
         """The request has ended: its place is free again, and `used` tokens take the place of the estimate.
 

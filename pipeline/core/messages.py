@@ -20,7 +20,8 @@ class PromptRequest(msgspec.Struct, frozen=True, eq=False):
     the wait for the first delta and between deltas, in seconds, where the client set one. `body` is the client's body
     in the OpenAI chat dialect, else empty. `wait_budget` is its route's, in seconds, None for the usual one. Under load
     a request may be given less: `most_passages` where that is fewer than its route retrieves, and `shortened` says that
-    `parameters.max_tokens` is lower than what the client asked for in `body`.
+    `parameters.max_tokens` is lower than what the client asked for in `body`. `course` says what the stages do with it
+    (see `pipeline.stages.course`).
     """
 
     ticket: Ticket
@@ -37,6 +38,7 @@ class PromptRequest(msgspec.Struct, frozen=True, eq=False):
     wait_budget: float | None = None
     most_passages: int | None = None
     shortened: bool = False
+    course: Any = None  # Course; the type lives with the stages, which may import this room but not the reverse
 
     @property
     def request(self) -> "PromptRequest":

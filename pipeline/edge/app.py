@@ -2,32 +2,34 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from config.schema import ServerSection
 from pipeline.core.errors import Cancelled
 from pipeline.core.outcomes import Reason
 from pipeline.core.ports import Operations
 from pipeline.edge import head
+from pipeline.edge.accepting import Acceptor
 from pipeline.edge.body import BodyReader
 from pipeline.edge.call import Edge
 from pipeline.edge.dispatch import Dispatcher, Handler
-from pipeline.edge.exchange import Exchange
+from pipeline.edge.exchange import Dialect, Exchange
+from pipeline.edge.forward import Alone, Asked, Peers
 from pipeline.edge.gate import HeadGate
 from pipeline.edge.native import PromptDialect
 from pipeline.edge.openai import ChatDialect
 from pipeline.edge.openapi import describe
 from pipeline.edge.operations import OperationsHandlers
-from pipeline.edge.protocol import Connection, ConnectionServer, Limits, Refusal
+from pipeline.edge.protocol import LINGER_S, Connection, ConnectionServer, Limits, Refusal
+from pipeline.edge.relayed import Back, RelayedCall
 from pipeline.ingress import Ingress
 
 FIRST_REQUEST_GRACE_S = 0.25  # at drain, for connections that were made just before
 STOP_GRACE_S = 1.0  # for the last answers to be written
-CHAT = "/v1/chat/completions"
-PROMPTS = "/v1/prompts"
-PROMPT_PATHS = (CHAT, PROMPTS)
 
 
 class EdgeServer:
@@ -45,33 +47,82 @@ class EdgeServer:
         *,
         shard: int = 0,
         head_gate: bool = True,
+        peers: Peers | None = None,
     ) -> None:
         self._ingress = ingress
+        peers = peers or Alone()
         self._edge = Edge(server, asyncio.get_running_loop())
         self._limits = Limits(server)
         self._bodies = BodyReader(server)
         self._new_id = head.request_ids()
-        handlers = _handlers(ingress, operations, self._bodies)
-        gate = HeadGate(ingress, server, PROMPT_PATHS, self._new_id, shard=shard) if head_gate else None
-        self._http = ConnectionServer(Dispatcher(self._edge, handlers, self._new_id, shard=shard), self._limits, gate)
-        self._listener: asyncio.Server | None = None
+        self._exchange = Exchange(ingress, self._bodies, peers)
+        dialects = (ChatDialect(ingress.routes), PromptDialect(ingress.routes))
+        self._dialects: dict[str, Dialect] = {dialect.path: dialect for dialect in dialects}
+        handlers = _handlers(ingress, operations, self._exchange, self._dialects)
+        self._gate: HeadGate | None = None
+        if head_gate:
+            self._gate = HeadGate(ingress, server, self._dialects, self._new_id, shard=shard, peers=peers)
+        dispatcher = Dispatcher(self._edge, handlers, self._new_id, shard=shard)
+        self._http = ConnectionServer(dispatcher, self._limits, self._gate)
+        self._tls: ssl.SSLContext | None = None
+        self._listener: asyncio.Server | Acceptor | None = None
         self._backlog: socket.socket | None = None
         self._arriving: set[asyncio.Task[object]] = set()
         self._refusals: set[Refusal] = set()
 
     @property
     def connections(self) -> int:
-        """Open now."""
-        return self._http.open + len(self._refusals)
+        """Open now, those whose TLS is still being agreed on among them."""
+        return self._http.open + len(self._refusals) + len(self._arriving)
 
-    async def start(self, sock: socket.socket) -> None:
-        """Serves on a bound, listening socket, which other processes may share."""
+    async def start(self, sock: socket.socket, ssl_context: ssl.SSLContext | None = None) -> None:
+        """Serves on a bound, listening socket, which other processes may share; with a context, by TLS only."""
         server = self._edge.server
-        if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # Inherited by connections: one whose client acknowledges nothing is given up, also while it closes.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, server.idle_timeout_ms)
+        self._tls = ssl_context
+        sock.setblocking(False)
         self._backlog = sock.dup()
-        self._listener = await self._edge.loop.create_server(self._connection, sock=sock, backlog=server.backlog)
+        _limit_silence(sock, server)
+        loop = self._edge.loop
+        if ssl_context is not None:
+            self._listener = Acceptor(sock, loop, self._arrives)
+        else:
+            self._listener = await loop.create_server(self._connection, sock=sock, backlog=server.backlog)
+
+    def reconfigure(self, server: ServerSection) -> None:
+        """Takes over the section's limits of heads, bodies, connections and times. Answers that are under way keep
+        theirs, and so do open connections where it is about idle time and single header lines."""
+        self._edge.server = server
+        self._limits.configure(server)
+        self._bodies.configure(server)
+        if self._gate is not None:
+            self._gate.configure(server)
+        if self._backlog is not None:
+            _limit_silence(self._backlog, server)
+
+    def relayed(
+        self, number: int, asked: Asked, accepted_by: int, back: Back
+    ) -> tuple[RelayedCall, Coroutine[Any, Any, None]]:
+        """A request that another shard accepted, and its handling (see `Exchange.relayed`)."""
+        call = RelayedCall(number, asked, accepted_by, back, self._edge)
+        return call, self._exchange.relayed(call, self._dialects[asked.path])
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Goes on with a connection that another process has surrendered."""
+        self._arrives(sock)
+
+    def surrender(self) -> Iterator[socket.socket]:
+        """The sockets of connections on which nothing is under way, each to be taken on by another process: what is
+        done with it here, to the socket's other owner, is nothing. Connections with TLS cannot move."""
+        for connection in list(self._http.connections):
+            if isinstance(connection, Connection) and (sock := connection.surrender()) is not None:
+                yield sock
+
+    def leave(self) -> None:
+        """Accepts no more; what the kernel has made already others accept."""
+        if self._listener is not None and self._backlog is not None:
+            self._listener.close()
+            self._backlog.close()
+        self._listener = self._backlog = None
 
     def stop_accepting(self) -> None:
         """Takes in the connections that the kernel has made already, which would be reset, and no more."""
@@ -80,21 +131,45 @@ class EdgeServer:
         self._listener.close()
         with suppress(BlockingIOError), self._backlog as backlog:
             while True:
-                accepted, _ = backlog.accept()
-                task = self._edge.loop.create_task(self._edge.loop.connect_accepted_socket(self._connection, accepted))
-                self._arriving.add(task)
+                self._arrives(backlog.accept()[0])
         self._listener = self._backlog = None
 
     async def drain(self) -> None:
         """Closes idle connections; open answers go on, and theirs close after them. A connection that has brought no
         request yet gets a moment to do so: its client may be about to."""
         self._edge.draining = True
-        await asyncio.gather(*self._arriving, return_exceptions=True)
-        self._arriving.clear()
+        await self._arrived()
         self._close_idle(fresh=False)
         if any(self._idle(fresh=True)):
             await asyncio.sleep(FIRST_REQUEST_GRACE_S)
             self._close_idle(fresh=True)
+
+    async def _arrived(self) -> None:
+        """Handshakes that are under way get a moment as well."""
+        if arriving := set(self._arriving):
+            _, late = await asyncio.wait(arriving, timeout=FIRST_REQUEST_GRACE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _arrives(self, sock: socket.socket) -> None:
+        if self._tls is not None and len(self._arriving) >= self._limits.connections:
+            sock.close()  # without TLS there is nothing to say it by
+            return
+        sock.setblocking(False)
+        task = self._edge.loop.create_task(self._take_in(sock))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    async def _take_in(self, sock: socket.socket) -> None:
+        """With TLS, only once that is agreed on. Who fails at it, or takes longer than for a head, is closed: it would
+        not understand an answer."""
+        loop, tls = self._edge.loop, self._tls
+        limits = (None, None) if tls is None else (self._limits.head_seconds, LINGER_S)
+        with suppress(OSError):
+            await loop.connect_accepted_socket(
+                self._connection, sock, ssl=tls, ssl_handshake_timeout=limits[0], ssl_shutdown_timeout=limits[1]
+            )
 
     def _close_idle(self, *, fresh: bool) -> None:
         for connection in list(self._idle(fresh=fresh)):
@@ -127,13 +202,19 @@ class EdgeServer:
             self._ingress.reject(self._ingress.open(self._new_id()), self._limits.too_many)
 
 
-def _handlers(ingress: Ingress, operations: Operations, bodies: BodyReader) -> dict[tuple[str, str], Handler]:
-    routes = ingress.routes
-    exchange = Exchange(ingress, bodies)
+def _limit_silence(sock: socket.socket, server: ServerSection) -> None:
+    """For all connections that the socket accepts: one whose client acknowledges nothing is given up, also while it
+    closes."""
+    if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, server.idle_timeout_ms)
+
+
+def _handlers(
+    ingress: Ingress, operations: Operations, exchange: Exchange, dialects: Mapping[str, Dialect]
+) -> dict[tuple[str, str], Handler]:
     others = OperationsHandlers(operations, ingress, describe())
     return {
-        ("POST", CHAT): partial(exchange.handle, dialect=ChatDialect(routes)),
-        ("POST", PROMPTS): partial(exchange.handle, dialect=PromptDialect(routes)),
+        **{("POST", path): partial(exchange.handle, dialect=dialect) for path, dialect in dialects.items()},
         ("GET", "/v1/models"): others.models,
         ("GET", "/v1/models/"): others.model,
         ("GET", "/healthz"): others.health,

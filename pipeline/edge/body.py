@@ -16,10 +16,14 @@ class BodyReader:
     """Reads bodies; one for all connections of an edge."""
 
     def __init__(self, server: ServerSection) -> None:
-        self._limit = server.max_body_bytes
-        self._seconds = server.body_timeout_ms / 1000
+        self.configure(server)
         self._arriving: set[asyncio.Timeout] = set()
         self._interruption: HeadgateError | None = None
+
+    def configure(self, server: ServerSection) -> None:
+        """For bodies that are not being read yet; of those that are, the size is what it is by then."""
+        self._limit = server.max_body_bytes
+        self._seconds = server.body_timeout_ms / 1000
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The whole body. What the head already rules out is refused before the client is told to go on sending.

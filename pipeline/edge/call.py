@@ -1,9 +1,12 @@
-"""One HTTP request in the edge's hands, and what the edge as a whole is doing."""
+"""One request in the edge's hands, and what the edge as a whole is doing."""
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable
+from typing import Protocol
 
-from aiohttp import web
+from multidict import MultiMapping
 
 from config.schema import ServerSection
 from pipeline.core.messages import PostOutput
@@ -23,17 +26,55 @@ class Edge:
         self.stopping = False
 
 
-class Call:
-    """`fields` are the header lines that the answer has in any case, `ticket` the request's where it is a prompt."""
+class Events(Protocol):
+    """A stream of events on its way to the client. The head goes out with the first frames; `fields` are its lines.
 
-    __slots__ = ("edge", "fields", "request", "request_id", "ticket")
+    `send` and `end` return what to await when the client must be waited for, else None. They raise ConnectionError
+    when it is gone.
+    """
 
-    def __init__(self, request: web.BaseRequest, request_id: str, fields: str, edge: Edge) -> None:
-        self.request = request
+    fields: str
+    opened: bool
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client must be waited for."""
+        ...
+
+    def send(self, frames: bytes) -> Awaitable[None] | None: ...
+
+    def end(self, frames: bytes) -> Awaitable[None] | None: ...
+
+    def break_off(self, frames: bytes) -> None:
+        """`end`, without waiting for a client that may not be reading."""
+        ...
+
+
+class Response(Protocol):
+    """An answer, as whoever took the request gets it: written to a connection, or sent to another shard."""
+
+    def force_close(self) -> None: ...
+
+
+class Call(ABC):
+    """`ticket` is the request's where it is a prompt. A request comes over a connection of our own, or from another
+    shard; dialects and sinks need not know."""
+
+    __slots__ = ("edge", "headers", "request_id", "ticket")
+
+    def __init__(self, headers: MultiMapping[str], request_id: str, edge: Edge) -> None:
+        self.headers = headers
         self.request_id = request_id
-        self.fields = fields
         self.edge = edge
         self.ticket: Ticket | None = None
+
+    @abstractmethod
+    def reply(self, body: bytes, fields: str, status: int = 200) -> Response:
+        """A complete answer."""
+
+    @abstractmethod
+    def events(self) -> Events:
+        """An answer that is a stream of events, and a `Response` too."""
 
 
 def ticket_fields(ticket: Ticket) -> str:

@@ -2,17 +2,18 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import cast
 
 import structlog
 from aiohttp import web
 
 from pipeline.core.errors import HeadgateError, StageFailed
 from pipeline.edge import head
-from pipeline.edge.call import Call, Edge
+from pipeline.edge.call import Edge
 from pipeline.edge.errors import UnknownPath, WrongMethod
-from pipeline.edge.replies import Reply, refusal
+from pipeline.edge.replies import HttpCall, Reply, refusal
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[HttpCall], Awaitable[web.StreamResponse]]
 
 _log = structlog.get_logger("headgate.edge")
 
@@ -35,11 +36,11 @@ class Dispatcher:
         """The answer to a request, whatever happens; raises ConnectionError when it cannot be given any more."""
         headers = request.headers
         request_id = head.request_id(headers, self._new_id)
-        fields = f"X-Request-Id: {request_id}\r\n{self._fields}"
+        fields = f"X-Request-Id: {request_id}\r\n"
         trace = head.traceparent(headers)
         if trace is not None:
             fields += f"traceparent: {trace}\r\n"
-        call = Call(request, request_id, fields, self._edge)
+        call = HttpCall(request, request_id, fields, self._fields, self._edge)
         try:
             handler = self._usual.get((request.method, request.raw_path)) or self._find(request)
             response = await handler(call)
@@ -79,11 +80,11 @@ class Dispatcher:
         raise WrongMethod(f"{request.method} is not allowed on {path[:256]}", allowed=allowed)
 
 
-def _refusal(call: Call, error: HeadgateError) -> web.StreamResponse:
+def _refusal(call: HttpCall, error: HeadgateError) -> web.StreamResponse:
     if call.request.writer.output_size > 0:
         raise ConnectionError("a part of another answer has been sent") from error
-    return refusal(call, error)
+    return cast(web.StreamResponse, refusal(call, error))
 
 
-async def _options(allowed: list[str], call: Call) -> web.StreamResponse:
+async def _options(allowed: list[str], call: HttpCall) -> web.StreamResponse:
     return Reply(call, b"", f"Allow: {', '.join(allowed)}\r\n", status=204)

@@ -19,6 +19,7 @@ from pipeline.core.access import Caller
 from pipeline.core.errors import InvalidRequest, Overloaded
 from pipeline.edge import head
 from pipeline.edge.errors import error_fields, error_json
+from pipeline.edge.forward import Peers
 from pipeline.edge.replies import JSON_FIELD
 from pipeline.ingress import Ingress
 
@@ -51,14 +52,22 @@ class Refused(NamedTuple):
 
 
 class HeadGate:
-    """Serves all connections of an edge. `paths` are those of prompts; `shard` is shown in every answer."""
+    """Serves all connections of an edge. `paths` are those of prompts; `shard` is shown in every answer. What is to be
+    served by one of `peers` is for that one to judge."""
 
     def __init__(
-        self, ingress: Ingress, server: ServerSection, paths: Iterable[str], new_id: Callable[[], str], *, shard: int
+        self,
+        ingress: Ingress,
+        server: ServerSection,
+        paths: Iterable[str],
+        new_id: Callable[[], str],
+        *,
+        shard: int,
+        peers: Peers,
     ) -> None:
         self.ingress = ingress
-        self._head_max = server.max_head_bytes
-        self._body_max = server.max_body_bytes
+        self._peers = peers
+        self.configure(server)
         self._new_id = new_id
         self._rest = f"X-Headgate-Shard: {shard}\r\nServer: headgate\r\n"
         self._bodies: dict[str, bytes] = {}
@@ -66,6 +75,10 @@ class HeadGate:
         line = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[ -~]*+(?<! )\r\n"
         head_of_prompt = rf"POST (?:{'|'.join(map(re.escape, paths))}) HTTP/1\.1\r\n(?:{line}){{1,{LINES_MAX}}}+\r\n"
         self._match = re.compile(head_of_prompt.encode()).match
+
+    def configure(self, server: ServerSection) -> None:
+        self._head_max = server.max_head_bytes
+        self._body_max = server.max_body_bytes
 
     def refuse(self, data: bytes) -> Refused | None:
         """The answer to a request that begins with `data`, and is counted herewith; None: it is for the parser."""
@@ -119,6 +132,8 @@ class HeadGate:
         head.timeout(headers)
         route = _one(headers, ROUTE) or None
         if route is not None and caller.routes is not None and route not in caller.routes:
+            return None
+        if not self._peers.alone and self._peers.road(session) is not None:
             return None
         return self.ingress.gate(route, priority, session, caller)
 

@@ -1,9 +1,11 @@
 """The native dialect: how a prompt is read, and the events of its answer."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
+from multidict import MultiMapping
 
 from config.schema import RouteSection
 from pipeline.core.errors import HeadgateError, InvalidRequest
@@ -15,6 +17,7 @@ from pipeline.edge import decode, head, sse
 from pipeline.edge.call import Call
 from pipeline.edge.citations import citations
 from pipeline.edge.errors import MissingParameter, error_json
+from pipeline.edge.forward import Routing, text_of
 from pipeline.edge.native_types import (
     Accepted,
     CutCounts,
@@ -35,15 +38,40 @@ _decoder = msgspec.json.Decoder(PromptBody)
 _defaults = Sampling()
 
 
+class _Routing(msgspec.Struct, frozen=True):
+    """Types are not checked: whoever serves the request will."""
+
+    route: Any = None
+    session_id: Any = None
+    timeout_ms: Any = None
+
+
+_decode_routing = msgspec.json.Decoder(_Routing).decode
+
+
 class PromptDialect:
     """`POST /v1/prompts`. `routes` are the server's, by name."""
+
+    path = "/v1/prompts"
 
     def __init__(self, routes: Mapping[str, RouteSection]) -> None:
         self._routes = routes
 
+    def routing(self, headers: MultiMapping[str], body: bytes) -> Routing:
+        """See `pipeline.edge.exchange.Dialect`."""
+        try:
+            fields = _decode_routing(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return Routing(session_id=head.session_id(headers))
+        timeout = fields.timeout_ms / 1000 if isinstance(fields.timeout_ms, int) else None
+        return Routing(text_of(fields.route), text_of(fields.session_id) or head.session_id(headers), timeout)
+
+    def broken(self, error: HeadgateError) -> bytes:
+        return sse.event(b"error", error_json(error))
+
     def __call__(self, call: Call, ticket: Ticket, body: bytes) -> tuple[Prompt, HttpSink]:
         """Raises `InvalidRequest`."""
-        headers = call.request.headers
+        headers = call.headers
         session_id, timeout, gap_limit = head.session_id(headers), head.timeout(headers), head.gap_limit(headers)
         fields = decode.decode(_decoder, body)
         messages = _messages(fields)

@@ -1,13 +1,18 @@
 """OpenAI's dialect: how a chat completion request is read, and which answer it gets."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
+from multidict import MultiMapping
 
 from config.schema import RouteSection
+from pipeline.core.errors import HeadgateError
 from pipeline.core.ticket import Ticket
-from pipeline.edge import decode, head
+from pipeline.edge import decode, head, sse
 from pipeline.edge.call import Call
+from pipeline.edge.errors import error_json
+from pipeline.edge.forward import Routing, text_of
 from pipeline.edge.openai_answers import Answering
 from pipeline.edge.openai_chunks import ChunkEncoder
 from pipeline.edge.openai_types import ChatBody, ChatFields
@@ -18,15 +23,38 @@ from workers.base import Parameters
 _decoder = msgspec.json.Decoder(ChatBody)
 
 
+class _Routing(msgspec.Struct, frozen=True):
+    """Types are not checked: whoever serves the request will."""
+
+    model: Any = None
+    prompt_cache_key: Any = None
+
+
+_decode_routing = msgspec.json.Decoder(_Routing).decode
+
+
 class ChatDialect:
     """`POST /v1/chat/completions`. `routes` are the server's, by name."""
+
+    path = "/v1/chat/completions"
 
     def __init__(self, routes: Mapping[str, RouteSection]) -> None:
         self._routes = routes
 
+    def routing(self, headers: MultiMapping[str], body: bytes) -> Routing:
+        """See `pipeline.edge.exchange.Dialect`."""
+        try:
+            fields = _decode_routing(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return Routing(session_id=head.session_id(headers))
+        return Routing(text_of(fields.model), head.session_id(headers) or text_of(fields.prompt_cache_key))
+
+    def broken(self, error: HeadgateError) -> bytes:
+        return sse.data(error_json(error))
+
     def __call__(self, call: Call, ticket: Ticket, body: bytes) -> tuple[Prompt, HttpSink]:
         """Raises `InvalidRequest`."""
-        headers = call.request.headers
+        headers = call.headers
         session_id, timeout, gap_limit = head.session_id(headers), head.timeout(headers), head.gap_limit(headers)
         fields = decode.decode(_decoder, body)
         messages = decode.decode_messages(fields.messages)

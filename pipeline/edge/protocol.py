@@ -8,6 +8,7 @@ that the gate refuses aiohttp never sees: for these the count of requests and th
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -30,9 +31,13 @@ _UNKNOWN = -(1 << 62)  # of a count of bytes; never made good by what still come
 
 
 class Limits:
-    """The bounds of a connection, and the answers for when they are passed."""
+    """The bounds of a connection, and the answers for when they are passed. All connections share them, so that they
+    can be changed while connections are open."""
 
     def __init__(self, server: ServerSection) -> None:
+        self.configure(server)
+
+    def configure(self, server: ServerSection) -> None:
         self.head_bytes = server.max_head_bytes
         self.head_seconds = server.head_timeout_ms / 1000
         self.idle_seconds = server.idle_timeout_ms / 1000
@@ -74,6 +79,19 @@ class Connection(RequestHandler):
     def fresh(self) -> bool:
         """Whether it has brought no request yet."""
         return self._request_count == 0
+
+    def surrender(self) -> socket.socket | None:
+        """The connection's socket, for another process to go on with, where nothing is under way on it: none of its
+        bytes have been read and none are left to be written. The connection has then ended here, silently."""
+        transport = self.transport
+        if transport is None or not self.idle or self._received or self._paused or transport.is_closing():
+            return None
+        if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
+            return None
+        sock: socket.socket = transport.get_extra_info("socket").dup()
+        transport.pause_reading()
+        transport.abort()
+        return sock
 
     def data_received(self, data: bytes) -> None:
         if self._unwanted:
@@ -298,7 +316,10 @@ class Refusal(asyncio.Protocol):
 
 def _answer_and_linger(transport: asyncio.Transport, answer: bytes) -> asyncio.TimerHandle:
     transport.write(answer)
-    transport.write_eof()
+    if transport.can_write_eof():
+        transport.write_eof()
+    else:  # TLS has no half of a connection: it says goodbye, and the loop forgets what still comes in
+        transport.close()
     return asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
 
 

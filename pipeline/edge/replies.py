@@ -15,7 +15,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import StreamWriter
 
 from pipeline.core.errors import HeadgateError
-from pipeline.edge.call import Call, ticket_fields
+from pipeline.edge.call import Call, Edge, Response, ticket_fields
 from pipeline.edge.errors import error_fields, error_json
 from pipeline.edge.sse import eager
 
@@ -29,10 +29,29 @@ EVENTS_FIELDS = (
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
+class HttpCall(Call):
+    """A request over a connection of this process. `fields` are the header lines that the answer has in any case,
+    `server` those that tell who answers."""
+
+    __slots__ = ("fields", "request", "server")
+
+    def __init__(self, request: web.BaseRequest, request_id: str, fields: str, server: str, edge: Edge) -> None:
+        super().__init__(request.headers, request_id, edge)
+        self.request = request
+        self.fields = fields
+        self.server = server
+
+    def reply(self, body: bytes, fields: str, status: int = 200) -> "Reply":
+        return Reply(self, body, fields, status)
+
+    def events(self) -> "EventReply":
+        return EventReply(self)
+
+
 class _Reply(web.StreamResponse):
     """What aiohttp's protocol asks of a response: `prepare`, `write_eof`, `keep_alive`, `force_close`."""
 
-    def __init__(self, call: Call) -> None:  # none of what the base class would set up is used
+    def __init__(self, call: HttpCall) -> None:  # none of what the base class would set up is used
         self._call = call
         self._keep_alive = call.request.keep_alive
 
@@ -49,7 +68,7 @@ class _Reply(web.StreamResponse):
         elif request.version == HttpVersion10:
             connection = "Connection: keep-alive\r\n"
         return (
-            f"HTTP/1.1 {status} {_REASONS[status]}\r\n{fields}{self._call.fields}"
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\n{fields}{self._call.fields}{self._call.server}"
             f"Date: {rfc822_formatted_time()}\r\n{connection}\r\n"
         ).encode()
 
@@ -57,7 +76,7 @@ class _Reply(web.StreamResponse):
 class Reply(_Reply):
     """An answer that is complete."""
 
-    def __init__(self, call: Call, body: bytes, fields: str = JSON_FIELD, status: int = 200) -> None:
+    def __init__(self, call: HttpCall, body: bytes, fields: str = JSON_FIELD, status: int = 200) -> None:
         super().__init__(call)
         self._fields = fields
         self._content = body
@@ -72,18 +91,19 @@ class Reply(_Reply):
 
 
 class EventReply(_Reply):
-    """A stream of events. The head goes out with the first frames.
+    """See `pipeline.edge.call.Events`. Where a stream breaks off and the client is not reading, its connection
+    closes."""
 
-    `send` and `end` return what to await when the client must be waited for, else None. They raise ConnectionError
-    when it is gone.
-    """
-
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: HttpCall) -> None:
         super().__init__(call)
         self.fields = EVENTS_FIELDS
         self.opened = False
         self._chunked = call.request.version != HttpVersion10
         self._finished = False
+
+    @property
+    def paused(self) -> bool:
+        return self._call.request.protocol.writing_paused
 
     def send(self, frames: bytes) -> Awaitable[None] | None:
         request = self._call.request
@@ -100,8 +120,7 @@ class EventReply(_Reply):
         return eager(self._call.request.writer.write(self._last(frames)))
 
     def break_off(self, frames: bytes) -> None:
-        """`end`, without waiting for a client that may not be reading: then its connection closes."""
-        if self._call.request.protocol.writing_paused:
+        if self.paused:
             self.force_close()
         if not self._finished:
             writer = cast(StreamWriter, self._call.request.writer)
@@ -127,6 +146,6 @@ class EventReply(_Reply):
         return self._head(200, self.fields + ("Transfer-Encoding: chunked\r\n" if self._chunked else ""))
 
 
-def refusal(call: Call, error: HeadgateError) -> Reply:
+def refusal(call: Call, error: HeadgateError) -> Response:
     """The answer to a request that failed before its answer began."""
-    return Reply(call, error_json(error), JSON_FIELD + error_fields(error), error.status)
+    return call.reply(error_json(error), JSON_FIELD + error_fields(error), error.status)

@@ -3,25 +3,23 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import Protocol
-
-from aiohttp import web
+from typing import Protocol, cast
 
 from pipeline.core.errors import HeadgateError
 from pipeline.core.messages import PostOutput
 from pipeline.core.outcomes import STAGES
 from pipeline.core.ports import Answer, OutputSink
 from pipeline.core.ticket import Ticket
-from pipeline.edge.call import Call, cut_field
-from pipeline.edge.replies import JSON_FIELD, EventReply, Reply, refusal
+from pipeline.edge.call import Call, Response, cut_field
+from pipeline.edge.replies import JSON_FIELD, refusal
 from pipeline.edge.sse import COMMENT, Encoder
 from workers.base import Usage
 
 
 class HttpSink(OutputSink, Protocol):
-    """A sink that makes an HTTP response of what it is given, or of the error."""
+    """A sink that makes a response of what it is given, or of the error."""
 
-    async def response(self) -> web.StreamResponse:
+    async def response(self) -> Response:
         """Waits until the answer has ended. To be awaited by the request's handler, whose cancellation means that the
         client has gone."""
         ...
@@ -59,12 +57,12 @@ class JsonSink:
     def fail(self, error: HeadgateError) -> None:
         self._end(error)
 
-    async def response(self) -> web.StreamResponse:
+    async def response(self) -> Response:
         error = await self._over
         if error is not None:
             return refusal(self._call, error)
         cut = "" if self._message is None else cut_field(self._message)
-        return Reply(self._call, self._body, JSON_FIELD + cut + _timing(self._ticket))
+        return self._call.reply(self._body, JSON_FIELD + cut + _timing(self._ticket))
 
     def _end(self, error: HeadgateError | None) -> None:
         if not self._over.done():
@@ -82,7 +80,7 @@ class EventSink:
     def __init__(self, call: Call, encoder: Encoder) -> None:
         self._call = call
         self._encoder = encoder
-        self._reply = EventReply(call)
+        self._reply = call.events()
         self._loop = call.edge.loop
         self._error: HeadgateError | None = None
         self._begun = False
@@ -112,7 +110,7 @@ class EventSink:
             self._error = error
             self._end()
 
-    async def response(self) -> web.StreamResponse:
+    async def response(self) -> Response:
         try:
             while not self._over:
                 await self._signal
@@ -122,15 +120,15 @@ class EventSink:
         finally:
             self._hold.cancel()
         if self._error is None:
-            return self._reply
+            return cast(Response, self._reply)
         if not self._reply.opened:
             return refusal(self._call, self._error)
         with suppress(ConnectionError):
             self._reply.break_off(self._encoder.error(self._error))
-        return self._reply
+        return cast(Response, self._reply)
 
     def _keep_alive(self) -> None:
-        if not self._call.request.protocol.writing_paused:
+        if not self._reply.paused:
             self._reply.send(COMMENT)
         self._hold = self._loop.call_later(self._call.edge.server.keepalive_comment_ms / 1000, self._wake)
 

@@ -11,7 +11,8 @@ from prometheus_client.registry import Collector
 
 from pipeline.core.outcomes import OUTCOME_OF, Place, Reason
 from pipeline.observe.books import by_class, endings, offered, still_open, unrouted
-from pipeline.observe.layout import CLASSES, STEPS, UNROUTED, HistogramCells, MetricsLayout
+from pipeline.observe.layout import CLASSES, STEPS, UNROUTED, HistogramCells
+from pipeline.observe.ledger import Ledger
 from pipeline.observe.procfs import usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,17 +44,11 @@ class ProcessFacts(NamedTuple):
 
 
 class Exposition(Collector):
-    """`blocks` are the shards' counters by index; `processes` is asked at every scrape."""
+    """`ledger` and `processes` are asked at every scrape."""
 
-    def __init__(
-        self,
-        layout: MetricsLayout,
-        blocks: Sequence[memoryview],
-        processes: Callable[[], Sequence[ProcessFacts]],
-        version: str,
-    ) -> None:
-        self._layout = layout
-        self._blocks = blocks
+    def __init__(self, ledger: Ledger, processes: Callable[[], Sequence[ProcessFacts]], version: str) -> None:
+        self._layout = ledger.layout
+        self._ledger = ledger
         self._processes = processes
         self._version = version
         self._registry = CollectorRegistry()
@@ -67,13 +62,12 @@ class Exposition(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        blocks = [block.tolist() for block in self._blocks]  # copied upwards, see MetricsLayout
-        cells = [sum(column) for column in zip(*blocks, strict=True)]
+        blocks, shards, cells = self._ledger.read()
         yield from self._requests(cells)
         yield from self._stages(cells)
         yield from self._answers(cells)
         yield from self._workers(blocks, cells)
-        yield from self._shards(blocks)
+        yield from self._shards(shards)
         yield from self._of_processes()
 
     def _requests(self, cells: list[int]) -> Iterator[Metric]:
@@ -133,11 +127,12 @@ class Exposition(Collector):
         for route in self._layout.routes.values():
             if route.name == UNROUTED:
                 continue
-            labels = [route.name, route.worker]
-            _add_histogram(first, labels, route.first_token, cells)
-            tokens.add_metric(["prompt", *labels], cells[route.prompt_tokens])
-            tokens.add_metric(["completion", *labels], cells[route.completion_tokens])
-            deltas.add_metric(labels, cells[route.deltas])
+            for worker_name, answer in route.answers.items():
+                labels = [route.name, worker_name]
+                _add_histogram(first, labels, answer.first_token, cells)
+                tokens.add_metric(["prompt", *labels], cells[answer.prompt_tokens])
+                tokens.add_metric(["completion", *labels], cells[answer.completion_tokens])
+                deltas.add_metric(labels, cells[answer.deltas])
             for index, step in enumerate(STEPS, route.reduced):
                 degraded.add_metric([route.name, step], cells[index])
         for worker in self._layout.workers.values():
@@ -165,16 +160,20 @@ class Exposition(Collector):
             pushed_back.add_metric(label, cells[worker.pushed_back])
         yield from (limit, inflight, waiting, wait, allowed, standing, pushed_back)
 
-    def _shards(self, blocks: list[list[int]]) -> Iterator[Metric]:
+    def _shards(self, shards: dict[int, list[int]]) -> Iterator[Metric]:
         connections = _gauge("connections", "Open client connections.", "shard")
         lag = _histogram("event_loop_lag_seconds", "How late a shard's event loop ran its timer.", "shard")
+        stalls = _counter("event_loop_stalls", "How often a shard's event loop stood still for too long.", "shard")
+        tasks = _gauge("event_loop_tasks", "Tasks of a shard's event loop that have not ended.", "shard")
         dropped = _counter("log_lines_dropped", "Log lines lost because nobody read them in time.", "shard")
-        for shard, cells in enumerate(blocks):
+        for shard, cells in shards.items():
             label = [str(shard)]
             connections.add_metric(label, cells[self._layout.connections])
             dropped.add_metric(label, cells[self._layout.lines_dropped])
+            tasks.add_metric(label, cells[self._layout.tasks])
+            stalls.add_metric(label, cells[self._layout.stalls])
             _add_histogram(lag, label, self._layout.lag, cells)
-        yield from (connections, lag, dropped)
+        yield from (connections, lag, stalls, tasks, dropped)
 
     def _of_processes(self) -> Iterator[Metric]:
         build = _gauge("build_info", "Always 1; the version that runs.", "version")

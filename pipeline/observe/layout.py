@@ -1,9 +1,9 @@
 """Where each number lives in a shard's block of shared memory: a row of 64-bit cells, laid out from the configuration.
 
-Shards write cells, the supervisor reads them; both make the same layout from the same routes and workers.
+Shards write cells, the supervisor reads them; all make the same layout from the same history of routes and workers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from pipeline.core.outcomes import STAGES, Outcome, Place, Priority, Reason
@@ -89,25 +89,30 @@ class StageCells(NamedTuple):
     service: HistogramCells
 
 
+class AnswerCells(NamedTuple):
+    """What one worker answered on one route."""
+
+    first_token: HistogramCells
+    prompt_tokens: int
+    completion_tokens: int
+    deltas: int
+
+
 class RouteCells(NamedTuple):
     """`outcomes` is the first of `len(PLACES) * len(REASONS)` cells; `lost` is written by the supervisor only.
 
     `gated` are the cells of requests that the head gate refused, `len(REASONS)` for each class and as many for those
     whose class is not known; empty but for the route "-". Each counts as offered and as ended. `reduced` is the first
-    of `len(STEPS)` cells.
+    of `len(STEPS)` cells. `answers` are those of each of its workers, by name.
     """
 
     name: str
-    worker: str
     outcomes: int
     lost: int
     offered: int
     gated: range
-    first_token: HistogramCells
-    prompt_tokens: int
-    completion_tokens: int
-    deltas: int
     reduced: int
+    answers: dict[str, AnswerCells]
 
 
 class WorkerCells(NamedTuple):
@@ -124,12 +129,17 @@ class WorkerCells(NamedTuple):
     pushed_back: int
     inter_token: HistogramCells
 
+    def gauges(self) -> list[int]:
+        """The cells that tell what is now."""
+        waiting = range(self.waiting, self.waiting + len(CLASSES))
+        return [self.inflight, self.limit, *waiting, self.estimated_wait, self.allowed_wait, self.standing]
+
 
 class _Allocator:
     """Hands out cells, in order."""
 
-    def __init__(self) -> None:
-        self.used = 0
+    def __init__(self, used: int) -> None:
+        self.used = used
 
     def take(self, cells: int = 1) -> int:
         """The first of `cells` new ones."""
@@ -152,22 +162,26 @@ class _Allocator:
             service=self.histogram(STAGE_BOUNDS),
         )
 
-    def route(self, name: str, worker: str, outcomes: int, lost: int, offered: int) -> RouteCells:
-        gates = (len(CLASSES) + 1) * len(REASONS) if name == UNROUTED else 0
-        gated = self.take(gates)
-        return RouteCells(
-            name=name,
-            worker=worker,
-            outcomes=outcomes,
-            lost=lost,
-            offered=offered,
-            gated=range(gated, gated + gates),
-            first_token=self.histogram(FIRST_TOKEN_BOUNDS),
-            prompt_tokens=self.take(),
-            completion_tokens=self.take(),
-            deltas=self.take(),
-            reduced=self.take(len(STEPS)),
-        )
+    def routes(self, names: Sequence[str]) -> dict[str, RouteCells]:
+        """All outcomes below all `offered`."""
+        outcomes = [self.take(len(PLACES) * len(REASONS)) for _ in names]
+        lost = [self.take() for _ in names]
+        offered = [self.take() for _ in names]
+        return {
+            name: RouteCells(
+                name=name,
+                outcomes=outcomes[index],
+                lost=lost[index],
+                offered=offered[index],
+                gated=self._gated(name),
+                reduced=self.take(len(STEPS)),
+                answers={},
+            )
+            for index, name in enumerate(names)
+        }
+
+    def answer(self) -> AnswerCells:
+        return AnswerCells(self.histogram(FIRST_TOKEN_BOUNDS), self.take(), self.take(), self.take())
 
     def worker(self, name: str) -> WorkerCells:
         return WorkerCells(
@@ -182,48 +196,95 @@ class _Allocator:
             inter_token=self.histogram(INTER_TOKEN_BOUNDS),
         )
 
+    def _gated(self, name: str) -> range:
+        cells = (len(CLASSES) + 1) * len(REASONS) if name == UNROUTED else 0
+        first = self.take(cells)
+        return range(first, first + cells)
+
 
 class MetricsLayout:
-    """The cells of one block. `routes` says which worker serves each route.
+    """The cells of one block. It only ever grows: a name, once known, keeps its cells. `history` says in which order
+    routes became known, and with which workers; the same history makes the same layout in every process. A shard's
+    layout must have grown before it serves what is new.
 
-    A block is copied upwards while its shard writes to it. So that nothing ever seems to have ended before it was
-    offered, or to be offered before it arrived, all outcomes lie below all `offered`, and those below `opened`. What
-    the head gate refused is offered and ended in one cell, which may lie anywhere. `classes` holds, for each class and
-    for those without, the first of `len(OUTCOMES)` cells.
+    A block is copied while its shard writes to it (`copied`). So that nothing ever seems to have ended before it was
+    offered, or to be offered before it arrived, outcomes are read before `offered`, and those before `opened`. Each
+    part, the first and those that it grew by, is read upwards and has all its outcomes below all its `offered`;
+    `opened` lies above them in the first part, and the parts are read in turn, that one last. What the head gate
+    refused is offered and ended in one cell, which may lie anywhere. `classes` holds, for each class and for those
+    without, the first of `len(OUTCOMES)` cells.
     """
 
-    def __init__(self, routes: Mapping[str, str]) -> None:
-        names = (UNROUTED, *routes)
-        allocator = _Allocator()
-        outcomes = [allocator.take(len(PLACES) * len(REASONS)) for _ in names]
-        lost = [allocator.take() for _ in names]
-        offered = [allocator.take() for _ in names]
-        self.opened = allocator.take()
-        self.connections = allocator.take()
-        self.lines_dropped = allocator.take()
-        self.lag = allocator.histogram(LAG_BOUNDS)
-        self.stages = {place: allocator.stage() for place in STAGES}
-        self.routes = {
-            name: allocator.route(name, routes.get(name, UNROUTED), *cells)
-            for name, *cells in zip(names, outcomes, lost, offered, strict=True)
-        }
-        self.workers = {name: allocator.worker(name) for name in dict.fromkeys(routes.values())}
-        self.classes = {name: allocator.take(len(OUTCOMES)) for name in (*CLASSES, UNCLASSED)}
-        self.size = -(-allocator.used // _CACHE_LINE) * _CACHE_LINE
+    def __init__(self, history: Sequence[Mapping[str, Sequence[str]]]) -> None:
+        first = _Allocator(0)
+        known = dict(history[0]) if history else {}
+        self.routes = first.routes((UNROUTED, *known))
+        self.opened = first.take()
+        self.connections = first.take()
+        self.lines_dropped = first.take()
+        self.tasks = first.take()
+        self.stalls = first.take()
+        self.lag = first.histogram(LAG_BOUNDS)
+        self.stages = {place: first.stage() for place in STAGES}
+        self.classes = {name: first.take(len(OUTCOMES)) for name in (*CLASSES, UNCLASSED)}
+        self.workers: dict[str, WorkerCells] = {}
+        self._history: list[dict[str, list[str]]] = []
+        self._parts: list[int] = []  # where each ends
+        self._add(known, first)
+        for routes in history[1:]:
+            self.extend(routes)
+
+    @property
+    def history(self) -> list[dict[str, list[str]]]:
+        """What makes the same layout in another process."""
+        return [{route: list(workers) for route, workers in routes.items()} for routes in self._history]
+
+    @property
+    def size(self) -> int:
+        """Cells that a block needs."""
+        return self._parts[-1]
+
+    def extend(self, routes: Mapping[str, Sequence[str]]) -> None:
+        """Makes known what of `routes` and their workers was not. All processes must do so in the same order."""
+        new = self._unknown(routes)
+        if new:
+            allocator = _Allocator(self.size)
+            self.routes |= allocator.routes([name for name in new if name not in self.routes])
+            self._add(new, allocator)
+
+    def fits(self, routes: Mapping[str, Sequence[str]], room: int) -> bool:
+        """Whether a block of `room` cells would still do after `extend(routes)`."""
+        return MetricsLayout([*self._history, routes]).size <= room
+
+    def copied(self, cells: memoryview) -> list[int]:
+        """The block as it is, in the order in which it may be read while its shard goes on. `cells` may be larger."""
+        copy: list[int] = []
+        for first, end in reversed(list(zip([0, *self._parts], self._parts, strict=False))):
+            copy[:0] = cells[first:end].tolist()
+        return copy
 
     def gauges(self) -> list[int]:
         """The cells that tell what is now, not what has been: meaningless once their shard is dead."""
         stages = [cell for s in self.stages.values() for cell in (s.depth, s.capacity, s.active)]
-        workers = [
-            cell
-            for w in self.workers.values()
-            for cell in (
-                w.inflight,
-                w.limit,
-                *range(w.waiting, w.waiting + len(CLASSES)),
-                w.estimated_wait,
-                w.allowed_wait,
-                w.standing,
-            )
-        ]
-        return [self.connections, *stages, *workers]
+        workers = [cell for worker in self.workers.values() for cell in worker.gauges()]
+        return [self.connections, self.tasks, *stages, *workers]
+
+    def _unknown(self, routes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """The routes that are not known, or not with all these workers, each with those that are new to it."""
+        new: dict[str, list[str]] = {}
+        for name, workers in routes.items():
+            route = self.routes.get(name)
+            added = [worker for worker in dict.fromkeys(workers) if route is None or worker not in route.answers]
+            if added or route is None:
+                new[name] = added
+        return new
+
+    def _add(self, routes: Mapping[str, Sequence[str]], allocator: _Allocator) -> None:
+        """A part whose routes have their cells: those of their answers and workers behind them."""
+        for name, workers in routes.items():
+            self.routes[name].answers.update({worker: allocator.answer() for worker in dict.fromkeys(workers)})
+            for worker in workers:
+                if worker not in self.workers:
+                    self.workers[worker] = allocator.worker(worker)
+        self._history.append({name: list(workers) for name, workers in routes.items()})
+        self._parts.append(-(-allocator.used // _CACHE_LINE) * _CACHE_LINE)

@@ -6,7 +6,7 @@ Lines go to standard error: coloured text at a terminal, otherwise JSON, an obje
 import json
 import logging
 import os
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import msgspec
@@ -30,20 +30,36 @@ class Logs:
         self.writer = LineWriter(descriptor)
         self._section = section
         self._process = process
-        self._level = logging.getLevelNamesMapping()[section.level.upper()]
+        self._level = _number(section.level)
+        self._logger = type("Logger", (structlog.make_filtering_bound_logger(logging.DEBUG),), {})
         terminal = os.isatty(descriptor)
         self._console = section.format == "console" or (section.format == "auto" and terminal)
         self._configure(colours=terminal and "NO_COLOR" not in os.environ)
         self.log: FilteringBoundLogger = structlog.get_logger()
         self.writer.on_recovery = self._report_dropped
         self._refusals = Refusals(section.refusals_per_s, self._report_left_out)
+        self._requests = BoundedLog(
+            ConsoleRequestLog(self.log) if self._console else JsonRequestLog(self.writer, process), self._refusals
+        )
+        self.on_level: Callable[[], None] = lambda: None
+
+    @property
+    def level(self) -> str:
+        return logging.getLevelName(self._level).lower()
+
+    def set_level(self, level: str) -> None:
+        """Logs this level and above from now on, also where a logger is in use already. `hooks` may then be others:
+        `on_level` is called. Raises KeyError for a level that there is not."""
+        self._level = _number(level)
+        _filter(self._logger, self._level)
+        logging.getLogger().setLevel(self._level)
+        self.on_level()
 
     def hooks(self) -> list[Hooks]:
         """What the configuration wants to be logged about requests; empty costs nothing."""
         hooks: list[Hooks] = []
         if self._level <= logging.INFO:
-            log = ConsoleRequestLog(self.log) if self._console else JsonRequestLog(self.writer, self._process)
-            hooks.append(BoundedLog(log, self._refusals))
+            hooks.append(self._requests)
         hooks.append(FaultLog(self.log, messages=self._section.prompts))
         if self._section.prompts and self._level <= logging.DEBUG:
             hooks.append(PromptLog(self.log))
@@ -70,9 +86,10 @@ class Logs:
             ]
         else:
             processors += [structlog.processors.format_exc_info, _to_json]
+        _filter(self._logger, self._level)
         structlog.configure(
             processors=processors,
-            wrapper_class=structlog.make_filtering_bound_logger(self._level),
+            wrapper_class=self._logger,
             logger_factory=lambda *_: _Lines(self.writer),
             cache_logger_on_first_use=True,
         )
@@ -91,6 +108,18 @@ class Logs:
         if self._console:
             fields = {key: for_people(value) for key, value in fields.items()}
         self.log.info("refusals_left_out", **fields)
+
+
+def _number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
+
+
+def _filter(logger: type, level: int) -> None:
+    """Gives a class of loggers the methods of structlog's for this level, which do nothing for what is below. Loggers
+    are kept where they were first used; so it is their class that has to change."""
+    for name, method in vars(structlog.make_filtering_bound_logger(level)).items():
+        if callable(method) and not name.startswith("__"):
+            setattr(logger, name, method)
 
 
 class _Lines:

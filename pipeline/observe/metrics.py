@@ -6,7 +6,7 @@ One that the head gate refused was never any of these: its only cell says that i
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pipeline.core.errors import Overloaded
@@ -103,18 +103,20 @@ class ShardMetrics(Hooks):
         cells = self._cells
         route = self._routes[ticket.route]
         self._observe_stages(ticket)
-        self.after_deltas(ticket)
-        if ticket.first_delta is not None:
-            observe(cells, route.first_token, ticket.first_delta)
-        usage = ticket.usage
-        if usage is not None:
-            cells[route.prompt_tokens] += min(max(usage.prompt_tokens, 0), _MOST_TOKENS)
-            cells[route.completion_tokens] += min(max(usage.completion_tokens, 0), _MOST_TOKENS)
+        answer = route.answers.get(ticket.worker)
+        if answer is not None:  # its inference has begun
+            self.after_deltas(ticket)
+            if ticket.first_delta is not None:
+                observe(cells, answer.first_token, ticket.first_delta)
+            usage = ticket.usage
+            if usage is not None:
+                cells[answer.prompt_tokens] += min(max(usage.prompt_tokens, 0), _MOST_TOKENS)
+                cells[answer.completion_tokens] += min(max(usage.completion_tokens, 0), _MOST_TOKENS)
         for entry in ticket.reduced:
             cells[route.reduced + _STEP_OF[entry.partition("=")[0]]] += 1
 
     def after_deltas(self, ticket: Ticket) -> None:
-        self._cells[self._routes[ticket.route].deltas] += ticket.chunks - ticket.counted
+        self._cells[self._routes[ticket.route].answers[ticket.worker].deltas] += ticket.chunks - ticket.counted
         ticket.counted = ticket.chunks
         gaps = ticket.gaps
         if gaps:
@@ -163,24 +165,31 @@ class WorkerState(Protocol):
 
 
 class ShardGauges:
-    """What a shard looks like at a moment; written on its tick, not on the data path."""
+    """What a shard looks like at a moment; written on its tick, not on the data path. Its block is at zero when its
+    process begins."""
 
     def __init__(self, layout: MetricsLayout, cells: Cells) -> None:
         self._layout = layout
         self._cells = cells
-        # A replacement's queues and lanes count from zero, the block goes on where the dead shard left it.
-        self._pushed_back = {name: cells[w.pushed_back] for name, w in layout.workers.items()}
-        self._base = {place: (cells[s.offered], cells[s.taken], cells[s.shed]) for place, s in layout.stages.items()}
+        self._pushed_back: dict[str, int] = {}  # as their lanes last said, of the workers that there are
 
     def stage(self, place: Place, statistics: QueueStatistics, active: int) -> None:
         cells, s = self._cells, self._layout.stages[place]
-        offered, taken, shed = self._base[place]
         cells[s.depth] = statistics.depth
         cells[s.capacity] = statistics.capacity
         cells[s.active] = active
-        cells[s.offered] = offered + statistics.offered
-        cells[s.taken] = taken + statistics.taken
-        cells[s.shed] = shed + statistics.shed
+        cells[s.offered] = statistics.offered
+        cells[s.taken] = statistics.taken
+        cells[s.shed] = statistics.shed
+
+    def workers(self, states: Mapping[str, WorkerState], now: float) -> None:
+        """All that there are; one that is no longer among them is shown as doing nothing."""
+        for name, state in states.items():
+            self.worker(name, state, now)
+        for name in [name for name in self._pushed_back if name not in states]:
+            del self._pushed_back[name]
+            for cell in self._layout.workers[name].gauges():
+                self._cells[cell] = 0
 
     def worker(self, name: str, state: WorkerState, now: float) -> None:
         """A worker that no route uses has no cells: nothing is written."""
@@ -195,12 +204,21 @@ class ShardGauges:
         cells[w.estimated_wait] = _nanoseconds(state.estimated_wait(Priority.NORMAL, now))
         cells[w.allowed_wait] = _nanoseconds(state.allowed_wait)
         cells[w.standing] = int(state.standing)
-        cells[w.pushed_back] = self._pushed_back[name] + state.pushed_back
+        last = self._pushed_back.get(name, 0)
+        self._pushed_back[name] = count = state.pushed_back
+        cells[w.pushed_back] += count - last if count >= last else count
 
     def process(self, connections: int, lines_dropped: int) -> None:
         """`lines_dropped` counts those since the last call."""
         self._cells[self._layout.connections] = connections
         self._cells[self._layout.lines_dropped] += lines_dropped
+
+    def tasks(self, number: int) -> None:
+        self._cells[self._layout.tasks] = number
+
+    def stalled(self) -> None:
+        """The event loop stood still for longer than is allowed, once more."""
+        self._cells[self._layout.stalls] += 1
 
     def lag(self, seconds: float) -> None:
         observe(self._cells, self._layout.lag, seconds)

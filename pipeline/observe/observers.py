@@ -40,13 +40,19 @@ class Observers(Hooks):
 
     def __init__(self, metrics: ShardMetrics, others: Sequence[Hooks], later: Later | None = None) -> None:
         self._metrics = metrics
-        self._on_submit = [hook.after_submit for hook in others if type(hook).after_submit is not Hooks.after_submit]
-        self._on_gate = [hook.after_gate for hook in others if type(hook).after_gate is not Hooks.after_gate]
-        self._on_end = [_Shown(hook) for hook in others if type(hook).after_end is not Hooks.after_end]
         self._later = later
         self._entered: list[Ticket] = []  # ended beyond the door
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._on_end: list[_Shown] = []
+        self.use(others)
+
+    def use(self, others: Sequence[Hooks]) -> None:
+        """From now on these, besides the metrics; those from before are shown what ended until now."""
+        self.flush()
+        self._on_submit = [hook.after_submit for hook in others if type(hook).after_submit is not Hooks.after_submit]
+        self._on_gate = [hook.after_gate for hook in others if type(hook).after_gate is not Hooks.after_gate]
+        self._on_end = [_Shown(hook) for hook in others if type(hook).after_end is not Hooks.after_end]
 
     def after_open(self, ticket: Ticket) -> None:
         self._metrics.after_open(ticket)

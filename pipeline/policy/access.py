@@ -14,7 +14,7 @@ import msgspec
 from pipeline.core.access import Caller
 from pipeline.core.errors import InvalidRequest, Unauthorized
 from pipeline.core.outcomes import Priority
-from pipeline.policy.limits import KeyQuota
+from pipeline.policy.limits import Bucket, KeyQuota, Places
 
 KEY_PREFIX = "hg_"
 HASH_PREFIX = "sha256:"
@@ -41,6 +41,7 @@ class Access:
 
     def __init__(self, keys: Sequence[KnownKey], anonymous: Caller | None) -> None:
         self._keys = {key.digest: key for key in keys}
+        self._named = {key.caller.name: key for key in keys}
         self._anonymous = anonymous
 
     def caller(self, presented: str | None) -> Caller:
@@ -59,6 +60,16 @@ class Access:
             raise Unauthorized("The API key is not known here")
         if key.revoked:
             raise Unauthorized("The API key has been revoked")
+        return key.caller
+
+    def named(self, name: str) -> Caller:
+        """The caller whom another shard has recognised. Raises `Unauthorized`: here another configuration may be in
+        force for a moment."""
+        if self._anonymous is not None and name == self._anonymous.name:
+            return self._anonymous
+        key = self._named.get(name)
+        if key is None or key.revoked:
+            raise Unauthorized("The API key is not known here")
         return key.caller
 
     def lowered(self, caller: Caller, asked: str | None) -> Priority:
@@ -90,20 +101,14 @@ def known_key(
     class_name: str,
     routes: Iterable[str],
     weight: float,
-    requests_per_minute: int | None,
-    tokens_per_minute: int | None,
-    concurrency: int | None,
+    requests: Bucket | None,
+    tokens: Bucket | None,
+    places: Places | None,
     revoked: bool,
-    now: float,
 ) -> KnownKey:
-    """A key as it is configured: `hashed` as `key_hash` makes it, no `routes` for all of them."""
-    quota = None
-    if (requests_per_minute, tokens_per_minute, concurrency) != (None, None, None):
-        quota = KeyQuota(
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            concurrency=concurrency,
-            now=now,
-        )
+    """A key as it is configured: `hashed` as `key_hash` makes it, no `routes` for all of them; what its limits are
+    taken from, None where there are none."""
+    unlimited = requests is None and tokens is None and places is None
+    quota = None if unlimited else KeyQuota(requests, tokens, places)
     caller = Caller(name, CLASSES[class_name], frozenset(routes) or None, weight, quota)
     return KnownKey(bytes.fromhex(hashed.removeprefix(HASH_PREFIX)), caller, revoked)

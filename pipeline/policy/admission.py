@@ -26,17 +26,18 @@ class Allowance(NamedTuple):
     reason: Reason
 
 
-def estimated_wait(ahead: int, limit: int, inflight: int, hold: float) -> float:
+def estimated_wait(ahead: int, limit: int, inflight: int, hold: float, share: float) -> float:
     """Seconds until a newcomer starts that has `ahead` requests before it.
 
-    `limit` calls run at once, `inflight` do, and each takes `hold` seconds (0.0: not known): the worker takes `limit /
-    hold` requests a second (Little's law). 0.0 when there is a free place for it now.
+    `limit` calls may run at once now and `inflight` do, `share` may on average over time, and each takes `hold` seconds
+    (0.0: not known): the worker takes `share / hold` requests a second (Little's law). 0.0 when there is a free place
+    for it now.
     """
     beyond = ahead + 1 - max(limit - inflight, 0)
-    return beyond * hold / limit if beyond > 0 else 0.0
+    return beyond * hold / share if beyond > 0 else 0.0
 
 
-def wait_budget(configured: float | None, limit: int, hold: float) -> float:
+def wait_budget(configured: float | None, limit: float, hold: float) -> float:
     """Seconds that a request may wait. None: 0.4 seconds, or as long as a typical answer takes where that is longer,
     at most ten; but so long that somebody waits when the next place becomes free, at most a minute."""
     if configured is not None:
@@ -45,13 +46,13 @@ def wait_budget(configured: float | None, limit: int, hold: float) -> float:
     return max(usual, min(_next_place(limit, hold), AUTO_BUDGET_LAST))
 
 
-def standing_target(budget: float, limit: int, hold: float) -> float:
+def standing_target(budget: float, limit: float, hold: float) -> float:
     """Seconds that a request may wait in a queue that stands: a fifth of the budget, but never so little that
     places at the worker stay empty until somebody else asks."""
     return min(budget, max(STANDING_SHARE * budget, _next_place(limit, hold)))
 
 
-def _next_place(limit: int, hold: float) -> float:
+def _next_place(limit: float, hold: float) -> float:
     """Seconds in which some places become free: one, and an eighth of the limit; and a fifth more, for an estimate."""
     return 1.2 * (1 + limit / 8) * hold / limit
 

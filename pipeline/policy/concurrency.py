@@ -12,8 +12,11 @@ experiment: where the time does not fall as the limit does, there was no queue, 
 baseline itself may have been learnt amid a queue, the limit is lowered for a moment every ten seconds, to see.
 """
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import Protocol
+
+from pipeline.core.outcomes import Priority
 
 _SAMPLES = (6, 32)  # that a decision is made from: twice the limit, as what began together ends together
 _LEAST_SAMPLES = 3  # after PATIENCE
@@ -42,6 +45,12 @@ class ConcurrencyLimit(Protocol):
     @property
     def limit(self) -> int: ...
 
+    @property
+    def shares(self) -> Sequence[float]:
+        """Calls at once that each class can count on here, on average over time: `limit`, unless that is a lease that
+        comes and goes. Always above zero."""
+        ...
+
     def first_delta(self, seconds: float, prompt_tokens: int, inflight: int, now: float) -> None:
         """A call's first delta came after so many seconds; `inflight` calls were under way when it began, it
         included."""
@@ -61,7 +70,11 @@ class FixedLimit:
     """As configured, whatever happens."""
 
     def __init__(self, limit: int) -> None:
+        self.retune(limit)
+
+    def retune(self, limit: int) -> None:
         self.limit = limit
+        self.shares = [limit] * len(Priority)
 
     def first_delta(self, seconds: float, prompt_tokens: int, inflight: int, now: float) -> None:
         pass
@@ -79,6 +92,7 @@ class AdaptiveLimit:
 
     def __init__(self, maximum: int, initial: int = 8, minimum: int = 1) -> None:
         self.limit = max(minimum, min(initial, maximum))
+        self.shares = [self.limit] * len(Priority)
         self.baseline = 0.0
         self._minimum = minimum
         self._maximum = maximum
@@ -100,7 +114,18 @@ class AdaptiveLimit:
         self._pushed_at = 0.0
         self._step = 0.0  # that the limit grew by last
 
-    def first_delta(self, seconds: float, prompt_tokens: int, inflight: int, now: float) -> None:
+    def retune(self, maximum: int) -> None:
+        """Another maximum from now on."""
+        self._maximum = maximum
+        self._ceiling = min(self._ceiling, float(maximum))
+        if self._exact > maximum:
+            self._before = self._probing = None
+            self._set(self._exact, max(self._heard, self._since))
+
+    def first_delta(
+        self, seconds: float, prompt_tokens: int, inflight: int, now: float, *, stale: bool = False
+    ) -> None:
+        """See `ConcurrencyLimit`. `stale`: the call began where the present limit was not in force yet."""
         if now < self._heard:  # the clock has jumped
             self._since = self._hold_until = self._ceiling_until = self._pushed_at = now
             self._probe_at = None
@@ -109,7 +134,7 @@ class AdaptiveLimit:
         self._came += 1
         if self._starting:
             self._start(self._length.without(prompt_tokens, seconds), inflight, now)
-        if now - seconds < self._since or seconds < 0.0:
+        if stale or now - seconds < self._since or seconds < 0.0:
             return
         self._samples.append((seconds, prompt_tokens))
         self._most = max(self._most, inflight)
@@ -152,7 +177,7 @@ class AdaptiveLimit:
             return
         if inflight >= self.limit - 1 and now >= self._hold_until and self._exact + 1.0 <= self._maximum:
             self._exact += 1.0
-            self.limit = int(self._exact + 0.5)
+            self._publish()
 
     def _decide(self, now: float) -> None:
         samples, most = self._samples, self._most
@@ -220,11 +245,15 @@ class AdaptiveLimit:
 
     def _set(self, limit: float, now: float) -> None:
         self._exact = min(max(limit, float(self._minimum)), float(self._maximum))
-        self.limit = int(self._exact + 0.5)
+        self._publish()
         self._since = now
         self._came = 0
         self._samples = []
         self._most = 0
+
+    def _publish(self) -> None:
+        self.limit = int(self._exact + 0.5)
+        self.shares = [self.limit] * len(Priority)
 
 
 def headroom(limit: float) -> float:

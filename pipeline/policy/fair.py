@@ -48,14 +48,16 @@ class _Holder:
 
 
 class Flow(_Holder, Generic[T]):
-    """One session of one caller in one class. `entries` are those of its requests that wait here."""
+    """One session of one caller in one class. `entries` are those of its requests that wait here; `counted` is the
+    weight with which it counts while it has work."""
 
-    __slots__ = ("caller", "entries", "session")
+    __slots__ = ("caller", "counted", "entries", "session")
 
     def __init__(self, caller: "_Caller[T]", session: str) -> None:
         super().__init__()
         self.caller = caller
         self.session = session
+        self.counted = 0.0
         self.entries: deque[Entry[T]] = deque()
 
 
@@ -74,13 +76,14 @@ class _Caller(_Holder, Generic[T]):
 
 
 class _Class(Generic[T]):
-    __slots__ = ("active", "callers", "changes", "heaviest", "heaviest_at", "idle", "virtual", "waiting")
+    __slots__ = ("active", "callers", "changes", "flows", "heaviest", "heaviest_at", "idle", "virtual", "waiting")
 
     def __init__(self) -> None:
         self.idle: OrderedDict[Flow[T], float] = OrderedDict()  # without work, remembered since
         self.callers: dict[str, _Caller[T]] = {}
         self.active: dict[str, _Caller[T]] = {}
         self.waiting = 0
+        self.flows = 0.0
         self.virtual = 0.0
         self.changes = 0
         self.heaviest: Flow[T] | None = None
@@ -98,6 +101,11 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return self._waiting
 
+    @property
+    def flows(self) -> list[float]:
+        """By class, the sessions with work, each counted with its caller's weight."""
+        return [max(queue.flows, 0.0) for queue in self._classes]
+
     def join(self, priority: Priority, caller: str, weight: float, session: str) -> Flow[T]:
         queue = self._classes[priority]
         holder = queue.callers.get(caller)
@@ -108,6 +116,9 @@ class FairQueue(Generic[T]):
             flow = holder.flows[session] = Flow(holder, session)
         elif not flow.work:
             queue.idle.pop(flow, None)
+        if not flow.work:
+            flow.counted = weight
+            queue.flows += weight
         holder.weight = weight
         holder.work += 1
         flow.work += 1
@@ -121,6 +132,8 @@ class FairQueue(Generic[T]):
         queue.changes += 1
         flow.work -= 1
         holder.work -= 1
+        if not flow.work:
+            queue.flows -= flow.counted
         if not (queue.waiting or queue.idle):
             if not flow.work:
                 _forget(flow)

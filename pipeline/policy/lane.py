@@ -18,7 +18,8 @@ from pipeline.policy.admission import (
 from pipeline.policy.codel import CoDel
 from pipeline.policy.concurrency import ConcurrencyLimit
 from pipeline.policy.fair import FairQueue, Flow
-from pipeline.policy.limits import TokenBucket
+from pipeline.policy.leases_limit import LeasedLimit
+from pipeline.policy.limits import Bucket
 from pipeline.policy.typical import Typical
 from workers.base import Parameters
 
@@ -70,7 +71,11 @@ class Decision(NamedTuple, Generic[T]):
 
 class Lane(Generic[T]):
     """`waiting` counts, by class, the requests that were admitted and have not started, wherever they are; those that
-    have come to Inference wait in `queue`. `quotas` bound what goes out, in requests and in tokens a second."""
+    have come to Inference wait in `queue`. `requests` and `tokens` bound what goes out a minute.
+
+    Where the limit is leased, it may be zero for a while. What takes time is then reckoned with the class's share of
+    the limit that all shards have in common: a lane with half a place on average serves at half a place's pace.
+    """
 
     def __init__(
         self,
@@ -78,12 +83,10 @@ class Lane(Generic[T]):
         limit: ConcurrencyLimit,
         rules: Rules,
         *,
-        requests: TokenBucket | None = None,
-        tokens: TokenBucket | None = None,
+        requests: Bucket | None = None,
+        tokens: Bucket | None = None,
     ) -> None:
         self.name = name
-        self.limiter = limit
-        self.rules = rules
         self.typical = Typical()
         self.queue: FairQueue[T] = FairQueue()
         self.waiting = [0] * len(Priority)
@@ -91,15 +94,41 @@ class Lane(Generic[T]):
         self.unanswered = 0  # of them, those without a first delta
         self.pushed_back = 0  # answers 429 and 503
         self.changes = 0  # of what is waiting and running: while it stays, a decision stays
-        self._codel = [CoDel(rules.codel_interval or inf) for _ in Priority]
-        self._unmetered = requests is None and tokens is None
-        self._requests = requests
-        self._tokens = tokens
+        self._started = [0] * len(Priority)  # requests whose call has begun, until they end
+        self._codel = [CoDel(inf) for _ in Priority]
         self._quick = 0
         self._refused = 0.0
         self._refused_at = 0.0
+        self._since = -inf  # of what began before, nothing is learnt
+        self.renew(limit, rules, requests=requests, tokens=tokens)
+
+    def renew(
+        self, limit: ConcurrencyLimit, rules: Rules, *, requests: Bucket | None = None, tokens: Bucket | None = None
+    ) -> None:
+        """Other limits and rules from now on. Who is in stays in."""
+        self.limiter = limit
+        self.rules = rules
+        for codel in self._codel:
+            codel.interval = rules.codel_interval or inf
+        self._unmetered = requests is None and tokens is None
+        self._requests = requests
+        self._tokens = tokens
+        self._lease = limit if isinstance(limit, LeasedLimit) else None
+        if self._lease is not None:
+            self._lease.lane = self
+        self.changes += 1
+
+    def forget(self, now: float) -> None:
+        """The worker is another one: nothing is known of its pace, and the calls under way say nothing of it."""
+        self.typical = Typical()
+        self._since = now
 
     # What is known.
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self.inflight and self.waiting == _NOBODY
 
     @property
     def limit(self) -> int:
@@ -107,9 +136,16 @@ class Lane(Generic[T]):
 
     @property
     def rate(self) -> float:
-        """Requests a second that the worker takes, 0.0 while unknown."""
+        """Requests a second that the worker takes from here, 0.0 while unknown."""
         hold = self.typical.hold
-        return self.limiter.limit / hold if hold else 0.0
+        return self.limiter.shares[Priority.NORMAL] / hold if hold else 0.0
+
+    @property
+    def running(self) -> list[float]:
+        """The calls under way by class. Of a class are as many as it has of the requests whose call has begun: some of
+        these have their answer and not given it out yet."""
+        started = sum(self._started)
+        return [self.inflight * count / started if started else 0.0 for count in self._started]
 
     @property
     def standing(self) -> bool:
@@ -120,20 +156,23 @@ class Lane(Generic[T]):
         ahead = 0
         for waiting in self.waiting[: priority + 1]:
             ahead += waiting
-        wait = estimated_wait(ahead, self.limiter.limit, self.inflight, self.typical.hold)
+        limiter = self.limiter
+        wait = estimated_wait(ahead, limiter.limit, self.inflight, self.typical.hold, limiter.shares[priority])
         if self._requests is not None:
-            wait = max(wait, _until(self._requests, ahead + 1, now))
+            wait = max(wait, self._requests.until(ahead + 1, now))
         if self._tokens is not None:
-            wait = max(wait, _until(self._tokens, 1 + ahead * self.typical.tokens, now))
+            wait = max(wait, self._tokens.until(1 + ahead * self.typical.tokens, now))
         return wait
 
-    def budget(self, configured: float | None) -> float:
+    def budget(self, configured: float | None, priority: Priority = Priority.NORMAL) -> float:
         """Seconds that a request may wait, before CoDel and its deadline are looked at."""
-        return wait_budget(configured, self.limiter.limit, self.typical.hold) if self.rules.wait_budget else inf
+        if not self.rules.wait_budget:
+            return inf
+        return wait_budget(configured, self.limiter.shares[priority], self.typical.hold)
 
     def allowed(self, priority: Priority, configured: float | None) -> float:
-        budget = self.budget(configured)
-        return self._target(budget) if self._codel[priority].standing else budget
+        budget = self.budget(configured, priority)
+        return self._target(budget, priority) if self._codel[priority].standing else budget
 
     @property
     def idle(self) -> bool:
@@ -202,7 +241,9 @@ class Lane(Generic[T]):
         """An admitted request has ended."""
         self.changes += 1
         self.queue.leave(flow, now, served=started)
-        if not started:
+        if started:
+            self._started[priority] -= 1
+        else:
             self.waiting[priority] -= 1
 
     def room(self, now: float) -> int:
@@ -222,7 +263,7 @@ class Lane(Generic[T]):
 
     def drops(self, priority: Priority, sojourn: float, configured: float | None, now: float) -> Reason | None:
         """Why a request that has waited `sojourn` seconds and is at its turn is not to be served; None: it is."""
-        budget = self.budget(configured)
+        budget = self.budget(configured, priority)
         if sojourn > budget + TOLERANCE:
             return Reason.OVERDUE
         if self.rules.codel_interval is None:
@@ -231,7 +272,7 @@ class Lane(Generic[T]):
         if sum(self.waiting[: priority + 1]) <= 1:  # it is the last
             codel.emptied()
             return None
-        return Reason.STANDING_QUEUE if codel.drops(sojourn, self._target(budget), now) else None
+        return Reason.STANDING_QUEUE if codel.drops(sojourn, self._target(budget, priority), now) else None
 
     def waits_since(self) -> list[tuple[float, T]]:
         """What waits in the queue, each with the time it was put."""
@@ -247,6 +288,7 @@ class Lane(Generic[T]):
         """A call with about so many tokens begins."""
         self.changes += 1
         self.waiting[priority] -= 1
+        self._started[priority] += 1
         self.inflight += 1
         self.unanswered += 1
         if self._requests is not None:
@@ -258,7 +300,7 @@ class Lane(Generic[T]):
         self, hold: float, first_delta: float | None, tokens: int, now: float, inflight: int, prompt: int
     ) -> None:
         """See `Typical.ended`."""
-        if self._telling(inflight):
+        if now - hold >= self._since and self._telling(inflight):
             self.typical.ended(hold, first_delta, tokens, now, inflight, prompt)
 
     def finish(self, estimated: int, used: int, now: float, *, answered: bool) -> None:
@@ -266,6 +308,8 @@ class Lane(Generic[T]):
         a first delta."""
         self.changes += 1
         self.inflight -= 1
+        if self._lease is not None:
+            self._lease.freed(self.inflight)
         if not answered:
             self.unanswered -= 1
         if self._tokens is not None:
@@ -282,7 +326,7 @@ class Lane(Generic[T]):
     def answered(self, seconds: float, prompt_tokens: int, inflight: int, now: float) -> None:
         """A call's first delta came, `seconds` after it began as one of `inflight`."""
         self.unanswered -= 1
-        if self._telling(inflight):
+        if now - seconds >= self._since and self._telling(inflight):
             self.limiter.first_delta(seconds, prompt_tokens, inflight, now)
 
     def _telling(self, inflight: int) -> bool:
@@ -292,10 +336,11 @@ class Lane(Generic[T]):
         self._quick += 1
         return not self._quick & 7
 
-    def push_back(self, wait: float | None, inflight: int, now: float) -> None:
-        """The worker said that it is too much, to a call that began as one of `inflight`."""
+    def push_back(self, wait: float | None, inflight: int, now: float, began: float = inf) -> None:
+        """The worker said that it is too much, to a call that began then, as one of `inflight`."""
         self.pushed_back += 1
-        self.limiter.pushed_back(wait, inflight, now)
+        if began >= self._since:
+            self.limiter.pushed_back(wait, inflight, now)
 
     def tick(self, ages: Iterable[float], unanswered: float, now: float) -> None:
         """About ten times a second: the `ages` of the calls under way, and that of the oldest without a first delta."""
@@ -327,8 +372,8 @@ class Lane(Generic[T]):
                     return Decision(Verdict.DISPLACE, wait, limit.seconds, reason, entry[1])
         return Decision(Verdict.REFUSE, wait, limit.seconds, reason)
 
-    def _target(self, budget: float) -> float:
-        return standing_target(budget, self.limiter.limit, self.typical.hold) if budget < inf else inf
+    def _target(self, budget: float, priority: Priority) -> float:
+        return standing_target(budget, self.limiter.shares[priority], self.typical.hold) if budget < inf else inf
 
     def _refusals(self, now: float) -> float:
         since = now - self._refused_at
@@ -338,8 +383,3 @@ class Lane(Generic[T]):
 def _whole(amount: float, *, least: bool = False) -> int:
     """Of a quota, with room for what floating point loses."""
     return max(int(amount + 1e-6), int(least))
-
-
-def _until(bucket: TokenBucket, amount: float, now: float) -> float:
-    """Seconds until so much has come in."""
-    return max(amount - bucket.level(now), 0.0) / bucket.rate

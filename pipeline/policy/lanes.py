@@ -18,11 +18,15 @@ class LaneOrder(Generic[T]):
     """
 
     def __init__(self, lanes: Iterable[Lane[T]], ahead: int, clock: Callable[[], float]) -> None:
-        self.lanes = list(lanes)
-        self.kept = ahead // (2 * len(self.lanes))  # for each lane
-        self._ahead = ahead
         self._clock = clock
         self._waiting = 0
+        self.renew(lanes, ahead)
+
+    def renew(self, lanes: Iterable[Lane[T]], ahead: int) -> None:
+        """Other lanes from now on, with all in which something waits among them."""
+        self.lanes = list(lanes)
+        self.kept = ahead // (2 * max(len(self.lanes), 1))  # for each lane
+        self._ahead = ahead
 
     def __len__(self) -> int:
         return self._waiting

@@ -20,14 +20,14 @@ def serve(config_file: Path | None) -> None:
 
     from config.load import load  # noqa: PLC0415 - as above
     from pipeline.observe.logs import Logs  # noqa: PLC0415 - as above
-    from pipeline.process.errors import StartError  # noqa: PLC0415 - as above
+    from pipeline.process.errors import DaemonError  # noqa: PLC0415 - as above
     from pipeline.process.supervisor import supervise  # noqa: PLC0415 - as above
 
-    config = load(config_file).config
-    logs = Logs(config.logging, "supervisor")
+    loaded = load(config_file)
+    logs = Logs(loaded.config.logging, "supervisor")
     try:
-        status = uvloop.run(supervise(config, click.echo))
-    except StartError as error:
+        status = uvloop.run(supervise(loaded, logs, click.echo))
+    except DaemonError as error:
         logs.writer.flush()
         click.echo(f"Error: {error}", err=True)
         status = 1

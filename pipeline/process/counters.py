@@ -106,17 +106,19 @@ class Slot:
 
 
 class SharedMemory:
-    """`descriptor` is handed to children, who `attach` to it. `block` is the number of cells that a seat's block has
-    room for; what is not used of it costs nothing."""
+    """`descriptor` is handed to children, who `attach` to it. `block` (later `room`) is the number of cells that a
+    seat's block has room for; what is not used of it costs nothing."""
 
     def __init__(self, descriptor: int, *, shards: int, seats: int, block: int) -> None:
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, _size(shards, seats, block))
         self._cells = memoryview(self._map).cast("Q")
         self._owners = _HEAD
-        slots = _HEAD + -(-shards // _SLOT) * _SLOT
+        self._states = _HEAD + _row(shards)
+        slots = self._states + _row(shards)
         board = slots + _SLOT * (seats + 1)
         self.shards = shards
+        self.room = block
         self.knowledge = Slot(self._cells, slots)
         self.seats = [Slot(self._cells, slots + _SLOT * (index + 1)) for index in range(seats)]
         self.blocks = [self._cells[board + index * block :][:block] for index in range(seats)]
@@ -158,6 +160,14 @@ class SharedMemory:
         self._cells[self._owners + shard] = 0 if seat is None else seat + 1
         self._cells[3] += 1
 
+    def state_of(self, shard: int) -> State:
+        """How the shard is, whichever process it is now."""
+        return State(self._cells[self._states + shard])
+
+    def tell(self, shard: int, state: State) -> None:
+        """For the supervisor."""
+        self._cells[self._states + shard] = state
+
     def peers(self) -> list[Peer]:
         """The shards that take requests, in order."""
         found = [(shard, self.seat_of(shard)) for shard in range(self.shards)]
@@ -171,5 +181,10 @@ class SharedMemory:
         os.close(self.descriptor)
 
 
+def _row(shards: int) -> int:
+    """Cells for one of each shard, in whole cache lines."""
+    return -(-shards // _SLOT) * _SLOT
+
+
 def _size(shards: int, seats: int, block: int) -> int:
-    return (_HEAD + -(-shards // _SLOT) * _SLOT + _SLOT * (seats + 1) + seats * block) * _CELL
+    return (_HEAD + 2 * _row(shards) + _SLOT * (seats + 1) + seats * block) * _CELL

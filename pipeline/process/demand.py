@@ -1,12 +1,33 @@
 """What a configuration asks of the processes."""
 
-from config.schema import Config
+import os
+
+from config.schema import Config, ServerSection
 from pipeline.observe.layout import MetricsLayout
+
+_SPARE_CELLS = (
+    1 << 17
+)  # for routes and workers that come later: some 300 new routes; memory that is not used is not had
+
+
+def shards(server: ServerSection) -> int:
+    """How many processes serve: as many as this one may use cores, if nothing else was said."""
+    return len(os.sched_getaffinity(0)) if server.shards == "auto" else server.shards
+
+
+def counted(config: Config) -> dict[str, list[str]]:
+    """The routes that are counted, each with its workers: a step in the history of a `MetricsLayout`."""
+    return {route.name: [share.worker for share in route.shares] for route in config.routes}
 
 
 def layout(config: Config) -> MetricsLayout:
-    """The counters that its routes and workers need; the same in every process."""
-    return MetricsLayout({route.name: route.shares[0].worker for route in config.routes})
+    """Of a daemon that begins with this configuration."""
+    return MetricsLayout([counted(config)])
+
+
+def room(size: int) -> int:
+    """Cells of a shard's block where `size` are needed now."""
+    return 2 * size + _SPARE_CELLS
 
 
 def wants_knowledge(config: Config) -> bool:

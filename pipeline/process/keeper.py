@@ -1,167 +1,273 @@
-"""Keeps one child process alive: starts it, waits until it is ready, starts it again when it dies."""
+"""Keeps one process alive: starts it, waits until it is ready, starts it again when it dies, gives it up in the end."""
 
 import asyncio
 import signal
-import socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple, Protocol
 
-import msgspec
 import structlog
 
 from config.errors import ConfigError
 from pipeline.process.backoff import Backoff
 from pipeline.process.child import Inheritance
-from pipeline.process.counters import Slot, State
+from pipeline.process.counters import State
 from pipeline.process.errors import StartError
-from pipeline.process.link import Failed, Message, Ready, Refused, next_message
+from pipeline.process.link import Failed, Message, Ready, Refused, Retire
+from pipeline.process.process import Process
+from pipeline.process.seats import Seats
 
 ATTEMPTS = 3  # a process that dies this often without ever having been ready will not get better
-_STDERR = 2
+_ENDS_WITHIN = 5.0  # seconds that a process which says that it cannot start may take for ending
 
 log = structlog.get_logger()
 
 
-class Keeper:
-    """One child process and its replacements.
+class Household(Protocol):
+    """What the supervisor does about its keepers' processes."""
 
-    `module` is run by the interpreter that runs us. `bury` is called after each death, before the next start, and
-    returns how many requests died too. `started` is set when the process is ready for the first time. `task` ends when
-    the keeper was told to stop, or with StartError or ConfigError when the process will never be ready.
+    def joined(self, process: Process) -> None:
+        """It does its work from now on, instead of the one before, if there is one."""
+
+    def heard(self, process: Process, message: Message) -> None:
+        """Never before it has joined."""
+
+    def gone(self, process: Process) -> int:
+        """It is dead, and its seat not yet free. Returns how many requests died with it."""
+        ...
+
+    def turned(self, keeper: "Keeper") -> None:
+        """Its state is another."""
+
+
+class Limits(NamedTuple):
+    """`start` is in seconds, `deaths` how many in a row are too many."""
+
+    start: float
+    deaths: int
+
+
+class Keeper:
+    """One process and its replacements, of which two live at a time while one takes the other's place.
+
+    `born` gives what a process inherits that is born now. `started` is set when one is ready for the first time.
+    `restarts` counts those that were born because another had died; `reason` is what the last one died of. `task` ends
+    when the keeper was told to stop, or with StartError or ConfigError when no process was ever ready.
     """
 
     def __init__(
-        self, module: str, inheritance: Inheritance, slot: Slot, start_timeout: float, bury: Callable[[], int]
+        self, module: str, born: Callable[[], Inheritance], seats: Seats, limits: Limits, household: Household
     ) -> None:
-        self.name = inheritance.name
-        self.shard = inheritance.shard if inheritance.shard >= 0 else None
-        self.slot = slot
+        given = born()
+        self.name = given.name
+        self.shard = given.shard if given.shard >= 0 else None
+        self.limits = limits
         self.started = asyncio.Event()
+        self.restarts = 0
+        self.reason = ""
+        self.state = State.DOWN
         self._module = module
-        self._inheritance = inheritance
-        self._start_timeout = start_timeout
-        self._bury = bury
-        self._process: asyncio.subprocess.Process | None = None
-        self._stopping = asyncio.Event()
+        self._born = born
+        self._seats = seats
+        self._household = household
+        self._backoff = Backoff()
+        self._current: Process | None = None  # the one that does the work
+        self._lives: dict[Process, asyncio.Task[None]] = {}
+        self._births = asyncio.Lock()  # one at a time
+        self._changed = asyncio.Event()
+        self._lived = 0.0  # seconds that the last one was ready before it died
+        self._stopping = False
         self.task = asyncio.create_task(self._keep(), name=f"keeper of {self.name}")
 
+    @property
+    def current(self) -> Process | None:
+        """The process that does the work; None while there is none."""
+        return self._current
+
+    @property
+    def processes(self) -> list[Process]:
+        """All that live, those that start and those that end too."""
+        return list(self._lives)
+
+    def send(self, message: Message) -> None:
+        """To all that are ready."""
+        for process in self.processes:
+            if process.ready:
+                process.send(message)
+
     async def stop(self, within: float) -> bool:
-        """Asks the process to end and waits for it; kills it after `within` seconds, and says so by False."""
-        self._stopping.set()
-        if self._process is not None:
-            self.slot.state = State.STOPPING
-        self._signal(signal.SIGTERM)
+        """Asks what lives to end and waits for it; kills it after `within` seconds, and says so by False."""
+        self._stop(signal.SIGTERM)
         done, _ = await asyncio.wait({self.task}, timeout=within)
         if not done:
-            self._because(f"it did not end within {within:g} s")
-            await self.kill()
+            for process in self.processes:
+                process.kill(f"it did not end within {within:g} s")
+            await asyncio.wait({self.task})
         return bool(done)
 
     async def kill(self) -> None:
-        """Ends the process at once."""
-        self._stopping.set()
-        self._signal(signal.SIGKILL)
+        """Ends what lives at once."""
+        self._stop(signal.SIGKILL)
         await asyncio.wait({self.task})
 
-    async def _keep(self) -> None:
-        backoff = Backoff()
-        starts = 0
-        while not self._stopping.is_set():
-            lived = await self._live(again=starts > 0)
-            starts += 1
-            if starts >= ATTEMPTS and not self.started.is_set():
-                raise StartError(f"The {self.name} process died {starts} times while it started; the log says more.")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(backoff.after(lived)):
-                    await self._stopping.wait()
+    async def replace(self, within: float) -> None:
+        """Starts a new process, and lets the old one finish for `within` seconds once that is ready. Also for what was
+        given up. Raises StartError when the new one does not get ready: then the old one goes on."""
+        async with self._births:
+            old = self._current
+            if not isinstance(await self._begin(), Ready):
+                raise StartError(f"A new {self.name} process did not get ready: {self.reason}.")
+            self._backoff = Backoff()
+        if old is not None:
+            await self._retire(old, within)
 
-    async def _live(self, *, again: bool) -> float:
-        """One process from birth to death; returns for how long it was ready."""
+    def _stop(self, number: signal.Signals) -> None:
+        self._stopping = True
+        self._changed.set()
+        if self._lives:
+            self._turn(State.STOPPING)
+        for process in self.processes:
+            process.slot.state = State.STOPPING
+            process.signal(number)
+
+    async def _keep(self) -> None:
+        again = False
+        while not self._stopping:
+            async with self._births:
+                if self._current is None:  # else one was to replace what has died meanwhile
+                    self.restarts += again
+                    self._believe(await self._begin())
+            again = True
+            await self._wait(lambda: self._current is None)
+            pause = self._backoff.after(self._lived)
+            if not self._stopping:
+                self._judge()
+            await self._wait(self._goes_on, None if self.state is State.GIVEN_UP else pause)
+        while self._lives:
+            await asyncio.wait(self._lives.values())
+
+    def _goes_on(self) -> bool:
+        return self._current is not None
+
+    async def _begin(self) -> Message | None:
+        """A new process, which does the work when its first message is `Ready`; if not, it is dead."""
+        process = await self._birth()
+        if process is None:
+            return None
+        message = await process.first_message(self.limits.start)
+        if isinstance(message, Ready) and process in self._lives and not self._stopping:
+            self._take_over(process)
+            return message
+        await self._bury_soon(process)
+        match message:
+            case Failed(reason):
+                self.reason = reason
+            case Refused(problems):
+                self.reason = str(ConfigError(tuple(problems)))
+        return message if not isinstance(message, Ready) else None
+
+    async def _birth(self) -> Process | None:
+        seat = self._seats.take()
+        given = self._born()
+        process = Process(given, seat, self._household.heard)
         try:
-            ours, process = await self._spawn()
+            await process.start(self._module, given)
         except OSError as error:  # no memory, no process, no descriptor: perhaps later
             log.error("process_not_started", name=self.name, because=str(error))  # noqa: TRY400 - no fault of the code
-            return 0.0
-        self._process = process
-        self.slot.born(process.pid, again=again)
-        if self._stopping.is_set():  # told while it was being born: it has nothing to lose
-            self._signal(signal.SIGKILL)
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        try:
-            message = await self._first_message(reader)
-            ready_at = self._ready(process.pid) if isinstance(message, Ready) else None
-            await process.wait()
-        finally:
-            writer.close()
-            self._process = None
-            self.slot.died()
-            lost = self._bury()
-        if not self._stopping.is_set():
-            log.error("process_died", name=self.name, pid=process.pid, status=_told(process.returncode), lost=lost)
-        if not self.started.is_set():
-            self._raise_what_failed(message)
-        return 0.0 if ready_at is None else asyncio.get_running_loop().time() - ready_at
-
-    async def _spawn(self) -> tuple[socket.socket, asyncio.subprocess.Process]:
-        ours, theirs = socket.socketpair()
-        try:
-            given = msgspec.structs.replace(self._inheritance, link=theirs.fileno())
-            descriptors = (given.link, given.memory, given.config, given.lock, given.listener)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # a folder named `config` where the daemon was started is not ours
-                "-m",
-                self._module,
-                msgspec.json.encode(given).decode(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=_STDERR,
-                pass_fds=[descriptor for descriptor in descriptors if descriptor >= 0],
-                start_new_session=True,  # Ctrl-C at a terminal is for the supervisor, which drains the others
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        return ours, process
-
-    async def _first_message(self, reader: asyncio.StreamReader) -> Message | None:
-        """None when the process died, or was too slow and therefore killed."""
-        try:
-            async with asyncio.timeout(self._start_timeout):
-                return await next_message(reader)
-        except TimeoutError:
-            self._because(f"it was not ready within {self._start_timeout:g} s")
-            self._signal(signal.SIGKILL)
+            self._seats.leave(seat)
+            self.reason = str(error)
+            self._lived = 0.0
             return None
+        if self._current is None:
+            self._turn(State.STARTING)
+        self._lives[process] = asyncio.create_task(self._live(process), name=f"life of {self.name}")
+        if self._stopping:  # told while it was being born: it has nothing to lose
+            process.kill()
+        return process
 
-    def _ready(self, pid: int) -> float:
-        """Since when the process does its work, on the loop's clock."""
-        if not self._stopping.is_set():
-            self.slot.state = State.READY
-            log.info("process_ready", name=self.name, pid=pid)
+    def _take_over(self, process: Process) -> None:
+        old, self._current = self._current, process
+        if old is not None:
+            old.retiring = True
+        process.ready = True
+        process.ready_at = asyncio.get_running_loop().time()
+        process.slot.state = State.READY
+        self._turn(State.READY)
+        log.info("process_ready", name=self.name, pid=process.pid)
+        self._household.joined(process)
+        process.introduced()
         self.started.set()
-        return asyncio.get_running_loop().time()
+        self._changed.set()
 
-    def _raise_what_failed(self, message: Message | None) -> None:
+    async def _live(self, process: Process) -> None:
+        """Until it is dead and buried."""
+        status = await process.ended()
+        process.slot.died()
+        lost = self._household.gone(process)
+        del self._lives[process]
+        self._seats.leave(process.place)
+        if process.retiring:
+            log.info("process_retired", name=self.name, pid=process.pid, status=status, lost=lost)
+            return
+        self.reason = process.reason or status
+        self._lived = asyncio.get_running_loop().time() - process.ready_at if process.ready else 0.0
+        if not self._stopping:
+            log.error("process_died", name=self.name, pid=process.pid, status=status, lost=lost)
+        if process is self._current or self._current is None:
+            self._current = None
+            self._turn(State.DOWN)
+        self._changed.set()
+
+    async def _bury_soon(self, process: Process) -> None:
+        """Who cannot start ends by itself."""
+        life = self._lives.get(process)
+        if life is not None:
+            await asyncio.wait({life}, timeout=_ENDS_WITHIN)
+            process.kill()
+            await asyncio.wait({life})
+
+    async def _retire(self, old: Process, within: float) -> None:
+        life = self._lives.get(old)
+        if life is None:
+            return
+        old.slot.state = State.STOPPING
+        old.send(Retire())
+        await asyncio.wait({life}, timeout=within)
+        if not life.done():
+            old.kill(f"it did not end within {within:g} s")
+            await asyncio.wait({life})
+
+    def _believe(self, message: Message | None) -> None:
+        """What a process says that never worked would be said by the next one too."""
+        if self.started.is_set():
+            return
         match message:
             case Refused(problems):
-                raise ConfigError(problems)
+                raise ConfigError(tuple(problems))
             case Failed(reason):
                 raise StartError(f"The {self.name} process cannot start: {reason}")
 
-    def _because(self, reason: str) -> None:
-        log.error("process_killed", name=self.name, because=reason)
+    def _judge(self) -> None:
+        deaths = self._backoff.deaths
+        if self.started.is_set():
+            if deaths >= self.limits.deaths and self._current is None:
+                log.error("process_given_up", name=self.name, deaths=deaths, because=self.reason)
+                self._turn(State.GIVEN_UP)
+        elif deaths >= min(ATTEMPTS, self.limits.deaths):
+            times = "once" if deaths == 1 else f"{deaths} times"
+            raise StartError(
+                f"The {self.name} process died {times} while it started ({self.reason}); the log says more."
+            )
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+    def _turn(self, state: State) -> None:
+        if state is not self.state:
+            self.state = state
+            self._household.turned(self)
 
-
-def _told(status: int | None) -> str:
-    """As people say it."""
-    if status is None or status >= 0:
-        return f"exit status {status}"
-    return f"killed by {signal.Signals(-status).name}"
+    async def _wait(self, until: Callable[[], bool], within: float | None = None) -> None:
+        """Until it is so, or the keeper was told to stop, or the time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not until() and not self._stopping:
+                    self._changed.clear()
+                    await self._changed.wait()

@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from config.errors import Problem
+from pipeline.policy.leases_limit import PushBack, Sample
 
 LONGEST = 1 << 28  # bytes of a payload; a configuration of 100,000 keys has 20 MB
 
@@ -56,36 +57,40 @@ class Committed(_Message, frozen=True, tag="committed"):
 
 
 class PoolReport(_Message, frozen=True):
-    """How a worker's calls go in one shard since the last report.
+    """How a worker's calls go in one shard since the last report: see `pipeline.policy.leases_limit`.
 
     `waiting` and `running` are requests by class, `flows` the sessions that have any of them, by class, each counted
     with its weight. `held` is the largest number of calls that this shard may have under way from now on: once the
-    supervisor has read it, the rest of what was granted is free. `samples` are first deltas: seconds, tokens of the
-    prompt, calls under way in all shards when it began. `pushed_back` are answers 429 and 503: seconds to stay away,
-    calls under way. `oldest` is the age of the oldest call without a first delta.
+    supervisor has read it, the rest of what was granted is free. `oldest` is the age in seconds of the oldest call
+    without a first delta.
     """
 
     waiting: list[int]
-    running: list[int]
+    running: list[float]
     flows: list[float]
     held: int
-    samples: list[tuple[float, int, int]]
-    pushed_back: list[tuple[float | None, int]]
+    samples: list[Sample]
+    pushed_back: list[PushBack]
     oldest: float
 
 
 class AccountReport(_Message, frozen=True):
-    """A shard's part of one limit a minute, or of so many at once. `held` is what it holds of it and has not used,
-    `used` what it has used since the last report (less what was given back), `wanted` what it asks for."""
+    """A shard's part of one limit a minute, or of so many at once: see `pipeline.policy.leases_credit`. `used` is what
+    it has used since the last report (less what was given back) and `returned` what it does not hold any more without
+    having used it; less than nothing is a debt. `working` is asked for to go on with, and for `wanted` somebody
+    waits."""
 
-    held: float
     used: float
+    returned: float
+    working: float
     wanted: float
 
 
 class Report(_Message, frozen=True, tag="report"):
-    """Pools by worker; accounts by name, see `pipeline.policy.leases`. Only what changed."""
+    """Pools by worker; accounts by name, see `pipeline.policy.leases`. Only what changed. `seen` is the number of the
+    last grant that was read before this was written."""
 
+    seen: int
     pools: dict[str, PoolReport]
     accounts: dict[str, AccountReport]
 
@@ -94,27 +99,29 @@ class Report(_Message, frozen=True, tag="report"):
 
 
 class PoolGrant(_Message, frozen=True):
-    """`limit` calls may be under way in this shard, `share` on average over time; `total` in all shards together, where
-    `others` are under way elsewhere."""
+    """`limit` of the `total` calls may be under way in this shard; `shares` is what each class can count on there, on
+    average over time."""
 
     limit: int
-    share: float
     total: int
-    others: int
+    shares: list[float]
 
 
 class AccountGrant(_Message, frozen=True):
-    """`amount` more may be used. `level` is what is left for all shards together, `wait` the seconds until what was
-    wanted and not granted could be had, 0.0 where all was granted."""
+    """`amount` more may be used; less than nothing: is to be given back as soon as it is free. `level` is left for all
+    shards beyond what this one holds. With `recall` others want what lies unused here: the answer to it is a report.
+    `parties` shards share what comes in."""
 
     amount: float
     level: float
-    wait: float
+    recall: bool
+    parties: int
 
 
 class Grant(_Message, frozen=True, tag="grant"):
-    """Pools by worker; accounts by name. Only what changed."""
+    """Pools by worker; accounts by name. Only what changed. Numbers count up from 1 for each process."""
 
+    number: int
     pools: dict[str, PoolGrant]
     accounts: dict[str, AccountGrant]
 

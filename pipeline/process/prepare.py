@@ -106,7 +106,8 @@ def _why(error: OSError, server: ServerSection) -> str:
             return f"{error.strerror}. Correct server.host or server.port."
 
 
-def address_of(sock: socket.socket) -> str:
+def address_of(sock: socket.socket, *, secure: bool = False) -> str:
     """As a URL; with the port that the system chose where 0 was asked for."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if sock.family is socket.AF_INET6 else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if sock.family is socket.AF_INET6 else f"{scheme}://{host}:{port}"

@@ -5,47 +5,56 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from functools import partial
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import structlog
-from msgspec import structs
 
-from config.load import encode, self_contained
+from config.load import Loaded, load
 from config.schema import Config
-from pipeline.observe.books import book_lost, totals
-from pipeline.observe.exposition import Exposition, ProcessFacts
-from pipeline.process import demand
+from pipeline.observe.exposition import Exposition
+from pipeline.observe.logs import Logs
+from pipeline.process import demand, pulses, standing, watching
+from pipeline.process.admin_types import DaemonStatus
 from pipeline.process.child import Inheritance
-from pipeline.process.counters import SharedMemory, State
-from pipeline.process.desk import DaemonStatus, Desk, ProcessStatus
-from pipeline.process.keeper import Keeper
+from pipeline.process.control import Applied, ReloadFailed
+from pipeline.process.counters import SharedMemory
+from pipeline.process.crew import Crew
+from pipeline.process.desk import Desk
+from pipeline.process.errors import NothingLeft, StartError
+from pipeline.process.handout import handout
+from pipeline.process.lender import Lender
+from pipeline.process.link import SetLevel
 from pipeline.process.prepare import SOCKET_NAME, address_of, claimed, listening
-
-_GRACE = 5.0  # seconds that a child may take for ending beyond what it was given for its requests
-_SHARD = "pipeline.process.shard"
-_KNOWLEDGE = "pipeline.process.retrieval"
+from pipeline.process.reloading import Reloader, Version
+from pipeline.process.takeover import Takeover
 
 log = structlog.get_logger()
 Say = Callable[[str], None]
 
 
-async def supervise(config: Config, say: Say, *, shards: int = 1) -> int:
-    """Runs the daemon until it is told to stop; returns its exit status. Raises StartError when it cannot start.
+async def supervise(loaded: Loaded, logs: Logs, say: Say) -> int:
+    """Runs the daemon until it is told to stop; returns its exit status. Raises StartError and ConfigError when it
+    cannot start, and NothingLeft when none of its shards can be kept alive.
 
-    `say` gets the one line that announces it. SIGTERM and SIGINT stop it in good order, a second one at once.
+    `say` gets the one line that announces it. SIGTERM and SIGINT stop it in good order, a second one at once; SIGHUP
+    reloads, SIGUSR2 replaces the shards' processes.
     """
+    config = loaded.config
+    running = Version.of(config)
+    layout = demand.layout(config)
     with ExitStack() as held:
         lock = held.enter_context(claimed(Path(config.server.data_dir)))
         listener = held.enter_context(listening(config.server))
-        memory = held.enter_context(closing(SharedMemory.create(shards=shards, block=demand.layout(config).size)))
-        handed_over = held.enter_context(_in_memory(encode(self_contained(config))))
-        child = Inheritance("", -1, os.getpid(), -1, memory.descriptor, handed_over, lock, -1)
-        supervisor = Supervisor(config, listener, memory, child, say)
+        shared = SharedMemory.create(shards=demand.shards(config.server), block=demand.room(layout.size))
+        memory = held.enter_context(closing(shared))
+        handed_out = held.enter_context(handout(running.whole, layout.history))
+        given = Inheritance("", -1, os.getpid(), -1, memory.descriptor, -1, lock, -1)
+        crew = Crew(layout, memory, given, listener.fileno(), handed_out)
+        supervisor = Supervisor(running, loaded.path, crew, listener, logs=logs, say=say)
         try:
             return await supervisor.run()
         finally:
@@ -53,147 +62,180 @@ async def supervise(config: Config, say: Say, *, shards: int = 1) -> int:
 
 
 class Supervisor:
-    """One instance per daemon; `run` is its life. `child` is what all children inherit alike."""
+    """One instance per daemon; `run` is its life. It is the `pipeline.process.control.Control` that operators reach."""
 
     def __init__(
-        self, config: Config, listener: socket.socket, memory: SharedMemory, child: Inheritance, say: Say
+        self, running: Version, file: Path, crew: Crew, listener: socket.socket, *, logs: Logs, say: Say
     ) -> None:
-        self._config = config
+        self.crew = crew
         self._listener = listener
         self._address = address_of(listener)
-        self._memory = memory
-        self._child = child
+        self._logs = logs
         self._say = say
-        self._layout = demand.layout(config)
         self._version = version("headgate")
         self._started = time.time()
-        self._shards: list[Keeper] = []
-        self._knowledge: list[Keeper] = []  # one, or none where no route needs it
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
-        exposition = Exposition(self._layout, memory.blocks, self._facts, self._version)
-        self._desk = Desk(Path(config.server.data_dir) / SOCKET_NAME, exposition, self._status)
+        self._routines: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._exposition = Exposition(crew.ledger, lambda: standing.facts(crew, self._started), self._version)
+        self._desk = Desk(Path(running.whole.server.data_dir) / SOCKET_NAME, self, crew.ledger)
+        takeover = Takeover(crew, self._desk, self._adopted)
+        self._file = file
+        self._reloader = Reloader(running, lambda: load(file).config, lambda: crew.serving, takeover)
+        crew.follow(self._reloader)
+        self._lender = Lender(running.whole) if crew.memory.shards > 1 else None
+        if self._lender is not None:
+            crew.follow(self._lender)
+
+    @property
+    def config(self) -> Config:
+        """The one in force."""
+        return self._reloader.config
 
     async def run(self) -> int:
         self._obey_signals()
-        await self._desk.open()
-        self._start_children()
-        if await self._until(self._all_started(), self._stop):
+        await self._desk.open(self.config)
+        self.crew.start(self.config)
+        self._begin_routines()
+        if await self._until(self.crew.started(), self._stop):
             self._announce()
             await self._until(asyncio.Event().wait(), self._stop)
         return 0 if await self._until(self._drain(), self._force) else 1
 
+    def _begin_routines(self) -> None:
+        """What goes on all the time; the daemon does not go on without."""
+        server = self.config.server
+        routines = [pulses.watch(lambda: self.crew.processes, server.blocked_ms / 1000)]
+        if self._lender is not None:
+            routines.append(self._lender.run())
+        if server.reload_on_change:
+            routines.append(watching.watch(lambda: watching.files_of(self._file, self.config), self._changed))
+        self._routines = {asyncio.create_task(routine) for routine in routines}
+
     async def end(self) -> None:
         """Leaves nothing behind, however `run` ended."""
-        for keeper in self._all():
-            await keeper.kill()
-        await asyncio.gather(*(keeper.task for keeper in self._all()), return_exceptions=True)
+        for task in self._routines | self._tasks:
+            task.cancel()
+        await self._reloader.aclose()
+        await self.crew.end()
         await self._desk.close()
-        log.info("stopped", uptime_s=round(time.time() - self._started, 3), **totals(self._layout, self._memory.blocks))
+        log.info("stopped", uptime_s=round(time.time() - self._started, 3), **self.crew.ledger.totals())
+
+    def metrics(self) -> bytes:
+        return self._exposition.render()
+
+    def status(self) -> DaemonStatus:
+        return DaemonStatus(
+            self._version,
+            self._address,
+            self.crew.memory.draining,
+            time.time() - self._started,
+            standing.statuses(self.crew, self._started),
+            self.crew.ledger.totals(),
+        )
+
+    async def replace(self) -> None:
+        """A new process for each shard, one after another. Raises StartError, ReloadFailed."""
+        await self.crew.replace(self.config.server.drain_timeout_ms / 1000)
+
+    async def reload(self) -> Applied:
+        """Puts in force what the file and the environment say now. Raises ConfigError, ReloadFailed."""
+        return await self._reloader.reload()
+
+    async def apply(self, config: Config) -> Applied:
+        """Puts this in force. Raises ConfigError, ReloadFailed."""
+        return await self._reloader.apply(config)
+
+    def drain(self) -> None:
+        self._stop.set()
+
+    def set_level(self, level: str) -> None:
+        """Of all processes, those that are born later too, until the configuration says another."""
+        self.crew.level = level
+        self._logs.set_level(level)
+        self.crew.send(SetLevel(level))
+
+    def _adopted(self, config: Config) -> None:
+        """`config` has come into force; `self.config` is still the one before."""
+        if config.logging.level != self.config.logging.level:
+            self.set_level(config.logging.level)
+            self.crew.level = None
+        if self._lender is not None:
+            self._lender.configure(config)
 
     def _obey_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._told_to_replace)
 
     def _told_to_stop(self, name: str) -> None:
         log.info("signal", signal=name, forces=self._stop.is_set())
         (self._force if self._stop.is_set() else self._stop).set()
 
-    def _start_children(self) -> None:
-        """All at once: a shard that is up before the knowledge process does no harm."""
-        timeout = self._config.server.start_timeout_ms / 1000
-        if demand.wants_knowledge(self._config):
-            born = structs.replace(self._child, name="knowledge")
-            self._knowledge = [Keeper(_KNOWLEDGE, born, self._memory.knowledge, timeout, _nothing_lost)]
-        for index, slot in enumerate(self._memory.shards):
-            born = structs.replace(self._child, name=f"shard {index}", shard=index, listener=self._listener.fileno())
-            bury = partial(book_lost, self._layout, self._memory.blocks[index])
-            self._shards.append(Keeper(_SHARD, born, slot, timeout, bury))
+    def _told_to_reload(self) -> None:
+        log.info("signal", signal="SIGHUP")
+        self._reloader.request()
 
-    async def _all_started(self) -> None:
-        for keeper in self._all():
-            await keeper.started.wait()
+    async def _changed(self) -> None:
+        log.info("files_changed")
+        self._reloader.request()
+
+    def _told_to_replace(self) -> None:
+        log.info("signal", signal="SIGUSR2")
+        self._in_background(self._replace())
+
+    async def _replace(self) -> None:
+        try:
+            await self.replace()
+        except (StartError, ReloadFailed) as error:
+            log.error("replacing_failed", because=str(error))  # noqa: TRY400 - the message says it
 
     def _announce(self) -> None:
-        names = [route.name for route in self._config.routes]
+        names = [route.name for route in self.config.routes]
         routes = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         self._say(f"Headgate {self._version} serves on {self._address} ({routes})")
-        log.info("serving", address=self._address, shards=len(self._shards), version=self._version)
+        log.info("serving", address=self._address, shards=len(self.crew.shards), version=self._version)
 
     async def _drain(self) -> None:
-        """Shards first, as they need the knowledge process for what they finish."""
-        self._memory.draining = True
+        self.crew.memory.draining = True
         self._listener.close()  # the shards close theirs; with the last one, new connections are refused
-        limit = self._config.server.drain_timeout_ms / 1000
+        limit = self.config.server.drain_timeout_ms / 1000
         log.info("draining", limit_s=limit)
-        await asyncio.gather(*(keeper.stop(limit + _GRACE) for keeper in self._shards))
-        await asyncio.gather(*(keeper.stop(_GRACE) for keeper in self._knowledge))
+        await self.crew.stop(limit)
 
     async def _until(self, work: Coroutine[Any, Any, Any], cut: asyncio.Event) -> bool:
-        """Awaits `work`; False when `cut` came first. Raises what a keeper ends with that was not told to."""
+        """Awaits `work`; False when `cut` came first. Raises what a keeper or a routine ends with that was not told
+        to, and NothingLeft."""
         working, cutting = asyncio.create_task(work), asyncio.create_task(cut.wait())
-        keepers = {keeper.task for keeper in self._all()}
+        vital = {keeper.task for keeper in self.crew.keepers} | self._routines
+        lost = asyncio.create_task(self.crew.lost.wait())
         try:
-            pending: set[asyncio.Task[Any]] = {working, cutting, *keepers}
+            pending: set[asyncio.Task[Any]] = {working, cutting, lost, *vital}
             while not working.done() and not cutting.done():
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for keeper in done & keepers:
-                    keeper.result()
+                for each in done & vital:
+                    each.result()
+                if lost in done:
+                    raise NothingLeft(self._why_lost())
             if working.done():
                 working.result()
             return working.done()
         finally:
-            working.cancel()
-            cutting.cancel()
-            await asyncio.wait({working, cutting})
+            for task in (working, cutting, lost):
+                task.cancel()
+            await asyncio.wait({working, cutting, lost})
 
-    def _all(self) -> list[Keeper]:
-        return [*self._shards, *self._knowledge]
+    def _why_lost(self) -> str:
+        shards = self.crew.shards
+        limit = self.config.server.restart_limit
+        times = "once" if limit == 1 else f"{limit} times in a row"
+        reasons = "; ".join(f"{keeper.name}: {keeper.reason}" for keeper in shards)
+        return f"No shard is left: each died {times} (server.restart_limit). Last, {reasons}. The log says more."
 
-    def _facts(self) -> list[ProcessFacts]:
-        facts = [ProcessFacts("supervisor", None, os.getpid(), self._started, ready=True, restarts=0)]
-        for keeper in self._all():
-            slot = keeper.slot
-            facts.append(
-                ProcessFacts(
-                    keeper.name,
-                    keeper.shard,
-                    slot.pid,
-                    slot.started,
-                    ready=slot.state is State.READY,
-                    restarts=slot.restarts,
-                )
-            )
-        return facts
-
-    def _status(self) -> DaemonStatus:
-        now = time.time()
-        processes = [ProcessStatus("supervisor", State.READY.label, os.getpid(), 0, now - self._started)]
-        for keeper in self._all():
-            slot = keeper.slot
-            uptime = now - slot.started if slot.pid else 0.0
-            processes.append(ProcessStatus(keeper.name, slot.state.label, slot.pid, slot.restarts, uptime))
-        return DaemonStatus(
-            self._version,
-            self._address,
-            self._memory.draining,
-            now - self._started,
-            processes,
-            totals(self._layout, self._memory.blocks),
-        )
-
-
-def _nothing_lost() -> int:
-    """The knowledge process has no requests of its own: those that wait for it are a shard's."""
-    return 0
-
-
-@contextmanager
-def _in_memory(data: bytes) -> Iterator[int]:
-    descriptor = os.memfd_create("headgate-config", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, data)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

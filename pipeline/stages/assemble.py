@@ -1,7 +1,7 @@
 """Assemble: messages and passages become the prompt, within the model's token budget."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,8 +26,8 @@ _NO_CUT = Cut()
 
 
 class PromptPlan(msgspec.Struct, frozen=True):
-    """How one route's prompts are made. `context_tokens` is the model's window, of which `answer_tokens` stay free for
-    the answer unless the request sets max_tokens; without a `template` the messages go as they came."""
+    """How one route's prompts are made for one worker. `context_tokens` is the model's window, of which `answer_tokens`
+    stay free for the answer unless the request sets max_tokens; without a `template` the messages go as they came."""
 
     context_tokens: int
     answer_tokens: int
@@ -48,16 +48,20 @@ class AssembleStage(Stage[RagOutput, AssembleOutput]):
         concurrency: int,
         clock: Clock,
         *,
-        plans: Mapping[str, PromptPlan],
         estimate: Estimate,
     ) -> None:
         super().__init__(inbox, following, concurrency, clock)
-        self._plans = plans
         self._estimate = estimate
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="assemble")
+        self._threads = _threads(concurrency)
+
+    def resize(self, capacity: int, concurrency: int) -> None:
+        if concurrency != self.concurrency:
+            self._threads.shutdown(wait=False)  # after what it was given
+            self._threads = _threads(concurrency)
+        super().resize(capacity, concurrency)
 
     def handle(self, message: RagOutput) -> AssembleOutput | Coroutine[Any, Any, AssembleOutput | None]:
-        plan = self._plans[message.request.route]
+        plan: PromptPlan = message.request.course.plan
         if _chars(message) > INLINE_CHARS:
             return self._in_thread(message, plan)
         return self._recorded(assemble(message, plan, self._estimate))
@@ -75,6 +79,10 @@ class AssembleStage(Stage[RagOutput, AssembleOutput]):
         ticket.passages = len(output.passages)
         ticket.cut = output.cut
         return output
+
+
+def _threads(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(number, thread_name_prefix="assemble")
 
 
 def assemble(message: RagOutput, plan: PromptPlan, estimate: Estimate) -> AssembleOutput:

@@ -107,6 +107,12 @@ class Stage(Generic[In, Out]):
             self.carry(message, 0.0, now)
         return result
 
+    def resize(self, capacity: int, concurrency: int) -> None:
+        """Other bounds from now on. What waits and what is worked on stays, also where it is more."""
+        self.inbox.capacity = capacity
+        self.concurrency = concurrency
+        self.nudge()
+
     def nudge(self) -> None:
         """There may be room again."""
         if self._parked is not None and not self._parked.done():

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.core.errors import Overloaded
@@ -29,7 +29,7 @@ _WHY_DROPPED = {
 class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
     """Starts a backend call only while it holds places in Post and Stream, so that a request whose inference has
     begun is never shed. How many calls run at once is the business of the workers' lanes, of which `order` is the
-    discipline; `backends` says which worker serves a route."""
+    discipline; `backends` are the workers to call, by their lanes' names."""
 
     place = Place.INFERENCE
 
@@ -41,14 +41,13 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         *,
         order: LaneOrder[AssembleOutput],
         ahead: StageQueue[PostOutput],
-        backends: Mapping[str, Backend],
         hooks: Hooks,
         chance: Callable[[], float],
     ) -> None:
         super().__init__(inbox, following, sys.maxsize, clock)
         self._order = order
         self._ahead = (following.inbox, ahead)
-        self._backends = backends
+        self.backends: dict[str, Backend] = {}
         self.hooks = hooks
         self._watch = Watch(clock)
         self._chance = chance
@@ -79,9 +78,9 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
     def handle(self, message: AssembleOutput) -> None:
         request = message.request
         ticket = request.ticket
-        backend = self._backends[request.route]
-        ticket.worker = backend.name
         lane: Lane[AssembleOutput] = ticket.lane
+        backend = self.backends[lane.name]
+        ticket.worker = lane.name
         now = ticket.since
         sojourn = ticket.sojourn[Place.INFERENCE]
         if sojourn:

@@ -1,13 +1,11 @@
 """Post: gives each answer its filter chain, which the Stream stage then runs over the deltas."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipeline.core.messages import InferenceOutput, PostOutput
 from pipeline.core.outcomes import Place
 from pipeline.core.ports import Answer
-from pipeline.core.queue import StageQueue
-from pipeline.stages.base import Clock, Stage
+from pipeline.stages.base import Stage
 from pipeline.stages.filters import FilterFactory, TextChain
 from workers.base import Delta, DeltaBatch
 
@@ -64,27 +62,12 @@ class FilterChain:
 
 
 class PostStage(Stage[InferenceOutput, PostOutput]):
-    """`filters` holds the factories of each route's filters; an empty sequence costs nothing per delta.
-
-    A filtered answer is in the stage until it ends, for that is how long its filters work.
-    """
+    """A filtered answer is in the stage until it ends, for that is how long its filters work."""
 
     place = Place.POST
 
-    def __init__(
-        self,
-        inbox: StageQueue[InferenceOutput],
-        following: Stage[Any, Any],
-        concurrency: int,
-        clock: Clock,
-        *,
-        filters: Mapping[str, Sequence[FilterFactory]],
-    ) -> None:
-        super().__init__(inbox, following, concurrency, clock)
-        self._filters = filters
-
     def handle(self, message: InferenceOutput) -> PostOutput:
-        factories = self._filters[message.request.route]
+        factories: Sequence[FilterFactory] = message.request.course.filters
         if not factories:
             return PostOutput(message.request, message, None)
         message.request.ticket.filtered = True

@@ -23,13 +23,14 @@ _UNAVAILABLE = 503
 _TOKENS_MAX = 10_000_000
 
 
-class Backend(msgspec.Struct, frozen=True):
-    """A worker under its configured name, with its limits; `high_water` deltas may wait for a slow client."""
+class Backend(msgspec.Struct, eq=False):
+    """A worker, with its limits for the next calls; `high_water` deltas may wait for a slow client. `calls` are under
+    way."""
 
-    name: str
     worker: ModelWorker
     limits: CallLimits
     high_water: int
+    calls: int = 0
 
 
 class CallingStage(Protocol):
@@ -75,6 +76,7 @@ class Pump(WatchedCall):
         self._clock = stage.clock
         self.lane = lane
         self.running = True  # the call holds its place at the worker
+        backend.calls += 1
         self._estimated = lane.cost(message.prompt_tokens, request.parameters)
         lane.start(request.ticket.priority, self._estimated, now)
         request.ticket.started = True
@@ -93,7 +95,7 @@ class Pump(WatchedCall):
             self._complete()
         except WorkerError as error:
             if error.kind is WorkerErrorKind.RATE_LIMITED or error.status == _UNAVAILABLE:
-                self.lane.push_back(error.retry_after, self._inflight, self._clock())
+                self.lane.push_back(error.retry_after, self._inflight, self._clock(), self.began)
             self.expire(translate(error))
         except asyncio.CancelledError:
             if self.ticket.ending is None and not self._channel.closed:  # the worker cancelled itself
@@ -105,6 +107,7 @@ class Pump(WatchedCall):
         now = self._clock()
         usage, first = self.ticket.usage, self._first_delta
         self.running = False
+        self._backend.calls -= 1
         prompt, tokens = self._message.prompt_tokens, self.ticket.chunks
         if usage is not None:
             prompt, tokens = usage.prompt_tokens, usage.completion_tokens

@@ -1,7 +1,7 @@
 """RAG: finds the passages of the route's collection that fit the newest user message."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
 
 from config.schema import RouteSection
@@ -14,9 +14,9 @@ from pipeline.stages.base import Clock, Stage
 
 
 class RagStage(Stage[PromptRequest, RagOutput]):
-    """`routes` says for each route which collection to search, for how many passages, how long, and what to do when
-    that fails. A request may get fewer (`most_passages`). A route without a collection, and a request that gets no
-    passages at all, pass at the cost of a hop."""
+    """A request's route says which collection to search, for how many passages, how long, and what to do when that
+    fails. A request may get fewer (`most_passages`). One whose route has no collection, and one that gets no passages
+    at all, pass at the cost of a hop."""
 
     place = Place.RAG
 
@@ -27,15 +27,13 @@ class RagStage(Stage[PromptRequest, RagOutput]):
         concurrency: int,
         clock: Clock,
         *,
-        routes: Mapping[str, RouteSection],
         retriever: Retriever | None,
     ) -> None:
         super().__init__(inbox, following, concurrency, clock)
-        self._routes = routes
         self._retriever = retriever
 
     def handle(self, message: PromptRequest) -> RagOutput | Coroutine[Any, Any, RagOutput | None]:
-        route = self._routes[message.route]
+        route: RouteSection = message.course.section
         most = message.most_passages
         count = route.passages if most is None else min(most, route.passages)
         if route.collection is None or count <= 0:

@@ -69,6 +69,8 @@ class PromptTemplate:
 
     def __init__(self, source: str, *, max_chars: int, timeout: float) -> None:
         self.source = source
+        self.max_chars = max_chars
+        self.timeout = timeout
         self._environment = _Environment(max_chars, timeout)
         try:
             self._template: Template = self._environment.from_string(source)

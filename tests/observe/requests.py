@@ -7,7 +7,7 @@ from pipeline.core.ticket import Ticket
 from pipeline.observe.metrics import ShardMetrics
 from workers.base import Usage
 
-ROUTES = {"docs": "small", "chat": "small", "code": "large"}
+ROUTES = {"docs": ["small"], "chat": ["small"], "code": ["large"]}
 
 
 def open_ticket(hooks: Hooks, route: str | None = "docs", request_id: str = "req-1") -> Ticket:
@@ -45,7 +45,7 @@ def end(ticket: Ticket, reason: Reason, place: Place, error: HeadgateError | Non
 def complete(hooks: Hooks, route: str = "docs", request_id: str = "req-1") -> Ticket:
     """A request through all five stages, each of which it waited 1 ms for and which took 3 ms."""
     ticket = open_ticket(hooks, route, request_id)
-    ticket.worker = ROUTES[route]
+    ticket.worker = ROUTES[route][0]
     ticket.sojourn = [0.001] * len(STAGES)
     ticket.service = [0.003] * len(STAGES)
     ticket.first_delta = 0.02

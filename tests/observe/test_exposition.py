@@ -12,6 +12,7 @@ from pipeline.core.outcomes import Outcome, Place, Reason
 from pipeline.observe.books import book_lost
 from pipeline.observe.exposition import Exposition, ProcessFacts
 from pipeline.observe.layout import MetricsLayout
+from pipeline.observe.ledger import Ledger, Living
 from pipeline.observe.metrics import ShardGauges, ShardMetrics
 from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal
 from tests.observe.test_metrics import Busy
@@ -32,13 +33,19 @@ def samples(exposition: Exposition) -> dict[tuple[str, frozenset[tuple[str, str]
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
+def exposition(layout, blocks, processes, version) -> Exposition:
+    """Of processes that do their work, one for each shard."""
+    living = [Living(shard, cells, works=True) for shard, cells in enumerate(blocks)]
+    return Exposition(Ledger(layout, len(blocks), lambda: living), processes, version)
+
+
 def value(found, name, **labels) -> float:
     return found["headgate_" + name, frozenset(labels.items())]
 
 
 @pytest.fixture
 def layout() -> MetricsLayout:
-    return MetricsLayout(ROUTES)
+    return MetricsLayout([ROUTES])
 
 
 def test_sums_up_shards_and_keeps_the_loops_apart(layout):
@@ -49,7 +56,7 @@ def test_sums_up_shards_and_keeps_the_loops_apart(layout):
         gauges = ShardGauges(layout, cells)
         gauges.lag(0.003 * number)
         gauges.process(connections=10 * number, lines_dropped=number)
-    found = samples(Exposition(layout, blocks, no_processes, "1"))
+    found = samples(exposition(layout, blocks, no_processes, "1"))
     assert value(found, "requests_total", route="docs", outcome="completed", stage="stream", reason="done") == 3
     assert value(found, "stage_seconds_count", stage="post") == 3
     assert value(found, "stage_seconds_sum", stage="post") == pytest.approx(0.009)
@@ -63,7 +70,7 @@ def test_sums_up_shards_and_keeps_the_loops_apart(layout):
 def test_buckets_count_everything_below_their_bound(layout):
     cells = block(layout)
     complete(ShardMetrics(layout, cells))
-    found = samples(Exposition(layout, [cells], no_processes, "1"))
+    found = samples(exposition(layout, [cells], no_processes, "1"))
     assert value(found, "queue_sojourn_seconds_bucket", stage="rag", le="0.0005") == 0
     assert value(found, "queue_sojourn_seconds_bucket", stage="rag", le="0.001") == 1
     assert value(found, "queue_sojourn_seconds_bucket", stage="rag", le="30.0") == 1
@@ -71,7 +78,7 @@ def test_buckets_count_everything_below_their_bound(layout):
 
 
 def test_every_outcome_of_a_route_is_there_from_the_start(layout):
-    found = samples(Exposition(layout, [block(layout)], no_processes, "1"))
+    found = samples(exposition(layout, [block(layout)], no_processes, "1"))
     for route in ROUTES:
         shown = {
             dict(labels)["outcome"]
@@ -88,7 +95,7 @@ def test_what_the_head_gate_refused_is_added_to_what_had_no_route(layout):
     metrics.after_gate(refusal(), 0.0, 1.0)
     metrics.after_gate(refusal(), 0.0, 1.0)
     end(open_ticket(metrics, None), Reason.WAIT_BUDGET, Place.INGRESS)
-    found = samples(Exposition(layout, [cells], no_processes, "1"))
+    found = samples(exposition(layout, [cells], no_processes, "1"))
     assert value(found, "requests_offered_total", route="-") == 3
     assert value(found, "requests_total", route="-", outcome="shed", stage="ingress", reason="wait_budget") == 3
     assert value(found, "requests_open", route="-") == value(found, "requests_unrouted") == 0
@@ -102,7 +109,7 @@ def test_a_workers_limit_adds_up_over_shards_and_its_wait_does_not(layout):
         busy = Busy([])
         busy.estimate = estimate
         ShardGauges(layout, cells).worker("small", busy, 7.0)
-    found = samples(Exposition(layout, blocks, no_processes, "1"))
+    found = samples(exposition(layout, blocks, no_processes, "1"))
     assert value(found, "worker_limit", worker="small") == 18
     assert value(found, "worker_inflight", worker="small") == 16
     assert value(found, "worker_waiting", **{"worker": "small", "class": "low"}) == 600
@@ -118,7 +125,7 @@ def test_what_requests_got_less_of_is_shown_by_route_and_step(layout):
     ticket = open_ticket(metrics, "chat")
     ticket.reduced = ("max_tokens=64",)
     end(ticket, Reason.DONE, Place.STREAM)
-    found = samples(Exposition(layout, [cells], no_processes, "1"))
+    found = samples(exposition(layout, [cells], no_processes, "1"))
     assert value(found, "degraded_total", route="chat", step="shorter_answer") == 1
     assert value(found, "degraded_total", route="chat", step="fewer_passages") == 0
 
@@ -127,7 +134,7 @@ def test_a_lost_request_has_no_known_stage(layout):
     cells = block(layout)
     open_ticket(ShardMetrics(layout, cells), "chat")
     book_lost(layout, cells)
-    found = samples(Exposition(layout, [cells], no_processes, "1"))
+    found = samples(exposition(layout, [cells], no_processes, "1"))
     assert value(found, "requests_total", route="chat", outcome="failed", stage="-", reason="shard_lost") == 1
     assert value(found, "requests_open", route="chat") == 0
 
@@ -138,7 +145,7 @@ def test_shows_processes_as_the_kernel_sees_them(layout):
         ProcessFacts("shard 0", 0, 0, 0.0, ready=False, restarts=2),
         ProcessFacts("knowledge", None, os.getpid(), 1.0, ready=True, restarts=3),
     ]
-    found = samples(Exposition(layout, [block(layout)], lambda: facts, "9.9"))
+    found = samples(exposition(layout, [block(layout)], lambda: facts, "9.9"))
     assert value(found, "build_info", version="9.9") == 1
     assert value(found, "process_start_time_seconds", process="supervisor") == 1234.5
     assert value(found, "process_resident_memory_bytes", process="supervisor") > 5e6
@@ -152,7 +159,7 @@ def test_shows_processes_as_the_kernel_sees_them(layout):
 
 def test_the_reference_lists_every_metric_and_no_other(layout):
     facts = [ProcessFacts("knowledge", None, os.getpid(), 1.0, ready=True, restarts=0)]
-    text = Exposition(layout, [block(layout)], lambda: facts, "1").render().decode()
+    text = exposition(layout, [block(layout)], lambda: facts, "1").render().decode()
     rendered = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     described = set(re.findall(r"^\| `(headgate_[a-z_]+)", REFERENCE.read_text(), re.MULTILINE))
     assert described == rendered
@@ -170,10 +177,10 @@ def test_nothing_ends_before_it_was_offered_even_while_a_shard_writes(layout):
             metrics.after_gate(refusal(), 0.0, 1.0)
             end(open_ticket(metrics, None), Reason.INVALID, Place.INGRESS)
     try:
-        exposition = Exposition(layout, [cells], no_processes, "1")
+        shown = exposition(layout, [cells], no_processes, "1")
         until = time.monotonic() + 0.7
         while time.monotonic() < until:
-            found = samples(exposition)
+            found = samples(shown)
             assert value(found, "requests_unrouted") >= 0
             for route in ("docs", "-"):
                 opened = value(found, "requests_open", route=route)

@@ -6,6 +6,7 @@ import os
 import pty
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -57,7 +58,7 @@ def start(log_file):
 
 
 def hooks_of(logs: Logs) -> Observers:
-    layout = MetricsLayout(ROUTES)
+    layout = MetricsLayout([ROUTES])
     return Observers(ShardMetrics(layout, [0] * layout.size), logs.hooks())
 
 
@@ -196,7 +197,7 @@ class TestRequests:
                 raise ZeroDivisionError
 
         start()
-        layout = MetricsLayout(ROUTES)
+        layout = MetricsLayout([ROUTES])
         cells = [0] * layout.size
         complete(Observers(ShardMetrics(layout, cells), [Broken()]))
         (line,) = log_file[1]()
@@ -375,6 +376,66 @@ def submit(hooks: Hooks) -> None:
         )
     )
     end(ticket, Reason.DONE, Place.STREAM)
+
+
+class TestLevel:
+    def events(self, logs, log_file) -> list[str]:
+        logs.writer.flush()
+        return [line["event"] for line in log_file[1]()]
+
+    def test_changes_for_loggers_that_are_in_use_and_for_libraries(self, start, log_file):
+        early = structlog.get_logger()
+        logs = start(level="info")
+        bound, library = early.bind(part="x"), logging.getLogger("library")
+        for level, number in (("info", 1), ("debug", 2), ("error", 3), ("info", 4)):
+            if number > 1:
+                logs.set_level(level)
+            assert logs.level == level
+            for name in ("debug", "info", "error"):
+                for log, who in ((early, "early"), (bound, "bound"), (library, "library"), (logs.log, "own")):
+                    getattr(log, name)(f"{who} {name} {number}")
+        expected = [
+            f"{who} {name} {number}"
+            for number, names in ((1, "info error"), (2, "debug info error"), (3, "error"), (4, "info error"))
+            for name in names.split()
+            for who in ("early", "bound", "library", "own")
+        ]
+        assert self.events(logs, log_file) == expected
+
+    def test_request_lines_come_and_go(self, start, log_file):
+        logs = start(level="warning")
+        observers = hooks_of(logs)
+        logs.on_level = lambda: observers.use(logs.hooks())
+        complete(observers)
+        logs.set_level("info")
+        complete(observers)
+        complete(observers)
+        logs.set_level("warning")
+        complete(observers)
+        assert self.events(logs, log_file) == ["request"] * 2
+
+    def test_what_ended_before_a_change_is_still_shown(self, start, log_file):
+        logs = start(level="info")
+        layout = MetricsLayout([ROUTES])
+        later: list[object] = []
+        handle = SimpleNamespace(cancel=lambda: None)
+        observers = Observers(
+            ShardMetrics(layout, [0] * layout.size), logs.hooks(), lambda _, call: later.append(call) or handle
+        )
+        complete(observers)
+        assert self.events(logs, log_file) == []
+        observers.use([])
+        assert self.events(logs, log_file) == ["request"]
+
+    def test_another_logger_of_this_process_is_not_touched(self, start):
+        structlog_own = structlog.make_filtering_bound_logger(logging.DEBUG)
+        before = structlog_own.debug
+        start(level="error").set_level("info")
+        assert structlog_own.debug is before
+
+    def test_there_are_only_the_known_ones(self, start):
+        with pytest.raises(KeyError):
+            start().set_level("loud")
 
 
 class TestPrompts:

@@ -9,7 +9,7 @@ from pipeline.core.outcomes import OUTCOME_OF, Outcome, Place, Priority, Reason
 from pipeline.core.queue import QueueStatistics
 from pipeline.core.ticket import Ticket
 from pipeline.observe.books import book_lost, by_class, endings, offered, still_open, totals, unrouted
-from pipeline.observe.layout import INTER_TOKEN_BOUNDS, OUTCOMES, QUEUE_BOUNDS, STEPS, UNROUTED, MetricsLayout
+from pipeline.observe.layout import INTER_TOKEN_BOUNDS, QUEUE_BOUNDS, STEPS, UNROUTED, MetricsLayout
 from pipeline.observe.metrics import ShardGauges, ShardMetrics, observe, observe_all
 from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal
 from workers.base import Usage
@@ -17,7 +17,7 @@ from workers.base import Usage
 
 @pytest.fixture
 def layout() -> MetricsLayout:
-    return MetricsLayout(ROUTES)
+    return MetricsLayout([ROUTES])
 
 
 @pytest.fixture
@@ -32,48 +32,6 @@ def metrics(layout, cells) -> ShardMetrics:
 
 def ended(layout, cells, route):
     return {(place, reason): number for place, reason, number in endings(layout.routes[route], cells)}
-
-
-class TestLayout:
-    def test_is_the_same_for_the_same_configuration(self):
-        first, second = MetricsLayout(ROUTES), MetricsLayout(dict(ROUTES))
-        assert vars(first) == vars(second)
-
-    def test_no_cell_has_two_meanings(self, layout):
-        used = [layout.opened, layout.connections, layout.lines_dropped]
-        histograms = [layout.lag]
-        for stage in layout.stages.values():
-            used += stage[:6]
-            histograms += [stage.sojourn, stage.service]
-        for route in layout.routes.values():
-            used += [*range(route.outcomes, route.outcomes + len(Place) * len(Reason)), route.lost, route.offered]
-            used += [*route.gated, route.prompt_tokens, route.completion_tokens, route.deltas]
-            used += range(route.reduced, route.reduced + len(STEPS))
-            histograms.append(route.first_token)
-        for worker in layout.workers.values():
-            used += [
-                worker.inflight,
-                worker.limit,
-                worker.estimated_wait,
-                worker.allowed_wait,
-                worker.standing,
-                worker.pushed_back,
-            ]
-            used += range(worker.waiting, worker.waiting + len(Priority))
-            histograms.append(worker.inter_token)
-        for first in layout.classes.values():
-            used += range(first, first + len(OUTCOMES))
-        for histogram in histograms:
-            used += [*range(histogram.first, histogram.first + len(histogram.bounds) + 1), histogram.total]
-        assert len(used) == len(set(used))
-        assert layout.size - 8 < len(used) <= layout.size
-        assert max(used) < layout.size
-
-    def test_what_ends_lies_below_what_is_offered(self, layout):
-        last_outcome = max(r.outcomes for r in layout.routes.values()) + len(Place) * len(Reason) - 1
-        offered = [r.offered for r in layout.routes.values()]
-        assert last_outcome < min(offered)
-        assert max(offered) < layout.opened
 
 
 class TestRequests:
@@ -184,19 +142,30 @@ class TestObservations:
 
     def test_tokens_and_first_token_are_booked_under_route_and_worker(self, layout, cells, metrics):
         complete(metrics, "code")
-        route = layout.routes["code"]
-        assert route.worker == "large"
-        assert (cells[route.prompt_tokens], cells[route.completion_tokens]) == (10, 4)
-        assert cells[route.first_token.total] == 20_000_000
+        answer = layout.routes["code"].answers["large"]
+        assert (cells[answer.prompt_tokens], cells[answer.completion_tokens]) == (10, 4)
+        assert cells[answer.first_token.total] == 20_000_000
+
+    def test_each_worker_of_a_route_has_its_own(self):
+        layout = MetricsLayout([{"docs": ["small", "large"]}])
+        cells = [0] * layout.size
+        metrics = ShardMetrics(layout, cells)
+        complete(metrics)
+        ticket = open_ticket(metrics)
+        ticket.worker, ticket.chunks, ticket.usage = "large", 7, Usage(1, 2)
+        end(ticket, Reason.DONE, Place.STREAM)
+        answers = layout.routes["docs"].answers
+        assert [cells[answers[name].deltas] for name in ("small", "large")] == [3, 7]
+        assert [cells[answers[name].prompt_tokens] for name in ("small", "large")] == [10, 1]
 
     @pytest.mark.parametrize(("claimed", "counted"), [(-5, 0), (10**30, 1 << 32)])
     def test_a_backend_may_claim_any_number_of_tokens(self, layout, claimed, counted):
         cells = memoryview(bytearray(layout.size * 8)).cast("Q")
         metrics = ShardMetrics(layout, cells)
         ticket = open_ticket(metrics)
-        ticket.usage = Usage(claimed, claimed)
+        ticket.worker, ticket.usage = "small", Usage(claimed, claimed)
         end(ticket, Reason.DONE, Place.STREAM)
-        assert cells[layout.routes["docs"].prompt_tokens] == counted
+        assert cells[layout.routes["docs"].answers["small"].prompt_tokens] == counted
 
     def test_what_a_request_got_less_of_is_counted_under_its_route(self, layout, cells, metrics):
         for reduced in [("passages=2", "max_tokens=256"), ("max_tokens=64",), ()]:
@@ -218,7 +187,7 @@ class TestObservations:
         )
     )
     def test_many_at_once_are_booked_as_one_by_one(self, gaps):
-        layout = MetricsLayout(ROUTES)
+        layout = MetricsLayout([ROUTES])
         histogram = layout.workers["small"].inter_token
         together, alone = [0] * layout.size, [0] * layout.size
         observe_all(together, histogram, list(gaps))
@@ -236,22 +205,19 @@ class TestObservations:
         metrics.after_deltas(ticket)
         metrics.after_deltas(ticket)  # nothing new
         gaps = layout.workers["small"].inter_token
-        assert cells[layout.routes["docs"].deltas] == 5
+        assert cells[layout.routes["docs"].answers["small"].deltas] == 5
         assert cells[gaps.first + gaps.bounds.index(0.02)] == 4
         assert cells[gaps.total] == 80_000_000
 
 
 class TestGauges:
-    def test_a_replacement_goes_on_counting_where_the_dead_shard_stopped(self, layout, cells):
+    def test_of_a_dead_shards_queues_only_what_was_counted_is_left(self, layout, cells):
         statistics = QueueStatistics(depth=3, capacity=8, reserved=0, oldest=0.1, offered=10, taken=6, shed=1)
         ShardGauges(layout, cells).stage(Place.RAG, statistics, 2)
         rag = layout.stages[Place.RAG]
         assert [cells[index] for index in rag[:6]] == [3, 8, 2, 10, 6, 1]
         book_lost(layout, cells)
         assert [cells[index] for index in rag[:6]] == [0, 0, 0, 10, 6, 1]
-        replacement = ShardGauges(layout, cells)
-        replacement.stage(Place.RAG, statistics._replace(depth=1, offered=2, taken=1, shed=0), 1)
-        assert [cells[index] for index in rag[:6]] == [1, 8, 1, 12, 7, 1]
 
     def test_a_worker_shows_its_limit_and_what_waits_for_it(self, layout, cells):
         asked: list[tuple[Priority, float]] = []
@@ -281,8 +247,16 @@ class TestGauges:
         book_lost(layout, cells)
         w = layout.workers["small"]
         assert [cells[index] for index in range(w.inflight, w.inter_token.first)] == [0] * 9 + [3]
-        ShardGauges(layout, cells).worker("small", Busy([]), 7.0)
-        assert cells[w.pushed_back] == 6
+
+    def test_a_worker_that_is_gone_does_nothing_and_its_counts_stay(self, layout, cells):
+        gauges = ShardGauges(layout, cells)
+        gauges.workers({"small": Busy([]), "large": Busy([])}, 7.0)
+        gauges.workers({"large": Busy([])}, 8.0)
+        small, large = layout.workers["small"], layout.workers["large"]
+        assert [cells[index] for index in small.gauges()] == [0] * 9
+        assert (cells[small.pushed_back], cells[large.pushed_back], cells[large.inflight]) == (3, 3, 8)
+        gauges.workers({"small": Busy([]), "large": Busy([])}, 9.0)  # a new lane, which counts from zero
+        assert (cells[small.pushed_back], cells[large.pushed_back], cells[small.inflight]) == (6, 3, 8)
 
 
 class Busy:

@@ -21,7 +21,7 @@ class Seen(Hooks):
 
 
 async def test_outcomes_count_at_once_and_the_rest_together_soon_after():
-    layout = MetricsLayout(ROUTES)
+    layout = MetricsLayout([ROUTES])
     cells = [0] * layout.size
     seen = Seen()
     observers = Observers(ShardMetrics(layout, cells), [seen], asyncio.get_running_loop().call_later)
@@ -32,11 +32,11 @@ async def test_outcomes_count_at_once_and_the_rest_together_soon_after():
         while not seen.tickets:
             await asyncio.sleep(0.001)
     assert seen.tickets == tickets
-    assert cells[layout.routes["docs"].prompt_tokens] == 30
+    assert cells[layout.routes["docs"].answers["small"].prompt_tokens] == 30
 
 
 async def test_what_waits_is_bounded_and_flushed_at_the_end():
-    layout = MetricsLayout(ROUTES)
+    layout = MetricsLayout([ROUTES])
     seen = Seen()
     metrics = ShardMetrics(layout, [0] * layout.size)
     observers = Observers(metrics, [seen], asyncio.get_running_loop().call_later)
@@ -63,7 +63,7 @@ class NoLater:
 
 @pytest.fixture
 def layout() -> MetricsLayout:
-    return MetricsLayout(ROUTES)
+    return MetricsLayout([ROUTES])
 
 
 def test_a_refusal_that_nobody_wants_to_see_leaves_nothing_to_do(layout):

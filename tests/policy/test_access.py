@@ -7,6 +7,7 @@ from pipeline.core.access import ANONYMOUS, Caller
 from pipeline.core.errors import InvalidRequest, Unauthorized
 from pipeline.core.outcomes import Priority
 from pipeline.policy.access import Access, KnownKey, key_digest, key_hash, known_key
+from pipeline.policy.limits import OwnPlaces, TokenBucket, per_minute
 
 KEY = "hg_" + "k" * 43
 OTHER = "hg_" + "o" * 43
@@ -104,16 +105,18 @@ def configured(**terms: object) -> KnownKey:
         "class_name": "normal",
         "routes": [],
         "weight": 1.0,
-        "requests_per_minute": None,
-        "tokens_per_minute": None,
-        "concurrency": None,
+        "requests": None,
+        "tokens": None,
+        "places": None,
         "revoked": False,
     }
-    return known_key("app", key_hash(KEY), **{**usual, **terms}, now=0.0)
+    return known_key("app", key_hash(KEY), **{**usual, **terms})
 
 
 def test_a_key_as_it_is_configured():
-    key = configured(class_name="critical", routes=["docs", "echo"], weight=2.5, requests_per_minute=60)
+    key = configured(
+        class_name="critical", routes=["docs", "echo"], weight=2.5, requests=TokenBucket(*per_minute(60), 0.0)
+    )
     caller = Access([key], None).caller(KEY)
     assert (caller.name, caller.priority, caller.weight) == ("app", Priority.CRITICAL, 2.5)
     assert caller.routes == {"docs", "echo"}
@@ -128,11 +131,12 @@ def test_without_routes_it_may_use_all_and_without_limits_it_has_none():
     assert configured(revoked=True).revoked
 
 
-@pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute", "concurrency"])
+@pytest.mark.parametrize("limit", ["requests", "tokens", "places"])
 def test_any_one_limit_makes_a_quota(limit):
-    quota = configured(**{limit: 100}).caller.quota
+    given = OwnPlaces(100) if limit == "places" else TokenBucket(*per_minute(100), 0.0)
+    quota = configured(**{limit: given}).caller.quota
     assert quota is not None
-    assert quota.counts_tokens is (limit == "tokens_per_minute")
+    assert quota.counts_tokens is (limit == "tokens")
 
 
 def test_no_key_is_in_what_is_printed_of_it():

@@ -33,19 +33,19 @@ def test_nothing_is_known_without_a_rate():
 
 
 def test_a_free_place_means_no_wait():
-    assert estimated_wait(0, limit=8, inflight=7, hold=0.1) == 0.0
-    assert estimated_wait(3, limit=8, inflight=4, hold=0.1) == 0.0
+    assert estimated_wait(0, limit=8, inflight=7, hold=0.1, share=8) == 0.0
+    assert estimated_wait(3, limit=8, inflight=4, hold=0.1, share=8) == 0.0
 
 
 def test_the_wait_is_what_is_ahead_at_the_pace_of_the_worker():
-    assert estimated_wait(0, limit=8, inflight=8, hold=0.1) == pytest.approx(0.0125)
-    assert estimated_wait(7, limit=8, inflight=8, hold=0.1) == pytest.approx(0.1)
-    assert estimated_wait(7, limit=8, inflight=8, hold=0.5) == pytest.approx(0.5)
-    assert estimated_wait(7, limit=8, inflight=11, hold=0.1) == pytest.approx(0.1)  # the limit has fallen
+    assert estimated_wait(0, limit=8, inflight=8, hold=0.1, share=8) == pytest.approx(0.0125)
+    assert estimated_wait(7, limit=8, inflight=8, hold=0.1, share=8) == pytest.approx(0.1)
+    assert estimated_wait(7, limit=8, inflight=8, hold=0.5, share=8) == pytest.approx(0.5)
+    assert estimated_wait(7, limit=8, inflight=11, hold=0.1, share=8) == pytest.approx(0.1)  # the limit has fallen
 
 
 def test_while_nothing_is_known_nobody_waits():
-    assert estimated_wait(1000, limit=8, inflight=8, hold=0.0) == 0.0
+    assert estimated_wait(1000, limit=8, inflight=8, hold=0.0, share=8) == 0.0
 
 
 def test_the_usual_budget_grows_with_the_answers():
@@ -78,8 +78,8 @@ def test_jitter_stays_within_bounds_and_spreads(seconds, chance):
 
 @given(st.integers(0, 5000), st.integers(1, 500), st.integers(0, 600), st.floats(0.0, 100.0))
 def test_the_estimate_grows_with_what_is_ahead_and_is_never_negative(ahead, limit, inflight, hold):
-    wait = estimated_wait(ahead, limit, inflight, hold)
-    assert 0.0 <= wait <= estimated_wait(ahead + 1, limit, inflight, hold)
+    wait = estimated_wait(ahead, limit, inflight, hold, limit)
+    assert 0.0 <= wait <= estimated_wait(ahead + 1, limit, inflight, hold, limit)
 
 
 def test_half_of_the_places_are_kept_for_each_in_equal_parts():

@@ -5,11 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import RateLimited, TooLarge
-from pipeline.policy.limits import BURST_S, KeyQuota, TokenBucket, duration
+from pipeline.policy.limits import BURST_S, KeyQuota, OwnPlaces, TokenBucket, duration, per_minute
 
 
 def quota(requests: int | None = None, tokens: int | None = None, concurrency: int | None = None) -> KeyQuota:
-    return KeyQuota(requests_per_minute=requests, tokens_per_minute=tokens, concurrency=concurrency, now=0.0)
+    return KeyQuota(
+        None if requests is None else TokenBucket(*per_minute(requests), 0.0),
+        None if tokens is None else TokenBucket(*per_minute(tokens), 0.0),
+        None if concurrency is None else OwnPlaces(concurrency),
+    )
 
 
 def refused(limits: KeyQuota, tokens: int, now: float) -> RateLimited:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -15,20 +16,6 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[2]
-SHARDS = """
-import sys
-from pathlib import Path
-
-import uvloop
-
-from config.load import load
-from pipeline.observe.logs import Logs
-from pipeline.process.supervisor import supervise
-
-config = load(Path(sys.argv[-1])).config
-logs = Logs(config.logging, "supervisor")
-sys.exit(uvloop.run(supervise(config, lambda line: print(line, flush=True), shards={shards})))
-"""
 COMMAND = "from pipeline.cli import main; main()"
 
 ECHO = """
@@ -44,10 +31,13 @@ worker = "echo"
 
 
 def configured(folder: Path, text: str = "", *, worker: str = "", server: str = "") -> Path:
-    """A configuration file that serves on a free port; `text` replaces the echo worker and its route."""
+    """A configuration file that serves from one shard on a free port; `text` replaces the echo worker and its route."""
     path = folder / "pipeline.toml"
-    head = f'[server]\ndata_dir = "{folder / "data"}"\n' + ("" if "port =" in server else "port = 0\n") + server + "\n"
-    path.write_text(head + (text or ECHO.format(worker=worker)))
+    given = re.findall(r"^\s*(\w+)\s*=", server, re.MULTILINE)
+    usual = [f"{key} = {value}" for key, value in (("port", 0), ("shards", 1)) if key not in given]
+    text = text or ECHO.format(worker=worker)
+    admin = "" if "[admin]" in text else "[admin]\nport = 0\n"
+    path.write_text("\n".join(["[server]", f'data_dir = "{folder / "data"}"', *usual, server, admin]) + text)
     return path
 
 
@@ -112,14 +102,18 @@ class Daemon:
 
 
 @asynccontextmanager
-async def started(path: Path, *, shards: int = 1) -> AsyncIterator[Daemon]:
-    """Runs a daemon; kills what is left of it afterwards. Through the command line, which has one shard."""
-    command = COMMAND if shards == 1 else SHARDS.format(shards=shards)
+async def started(
+    path: Path, *, shards: int | None = None, command: str = COMMAND, **environment: str
+) -> AsyncIterator[Daemon]:
+    """Runs a daemon; kills what is left of it afterwards. `shards` overrides what the file says."""
+    if shards is not None:
+        environment["HEADGATE__SERVER__SHARDS"] = str(shards)
     log = path.parent / "log"
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", command, "serve", "--config", str(path)),
             cwd=ROOT,
+            env=os.environ | environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
         )
@@ -137,7 +131,7 @@ async def started(path: Path, *, shards: int = 1) -> AsyncIterator[Daemon]:
 
 
 @asynccontextmanager
-async def serving(path: Path, *, shards: int = 1) -> AsyncIterator[Daemon]:
+async def serving(path: Path, *, shards: int | None = None) -> AsyncIterator[Daemon]:
     """The same, ready."""
     async with started(path, shards=shards) as daemon:
         line = await daemon.announced()

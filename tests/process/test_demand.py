@@ -1,5 +1,8 @@
+import os
+
 import pytest
 
+from config.schema import ServerSection
 from pipeline.process import demand
 from tests.flows import config
 
@@ -25,6 +28,26 @@ def test_who_needs_the_knowledge_process(routes, wanted, essential):
 
 
 def test_counters_follow_routes_and_their_workers():
-    layout = demand.layout(config(routes=[PLAIN, DOCS]))
-    assert list(layout.routes) == ["-", "plain", "docs"]
-    assert list(layout.workers) == ["echo"]
+    workers = [{"name": name, "kind": "echo"} for name in ("echo", "small", "spare")]
+    shared = {"name": "shared", "workers": [{"worker": "echo"}, {"worker": "small", "weight": 0.0}]}
+    layout = demand.layout(config(workers=workers, routes=[PLAIN, shared]))
+    assert list(layout.routes) == ["-", "plain", "shared"]
+    assert list(layout.workers) == ["echo", "small"]
+    assert layout.history == [{"plain": ["echo"], "shared": ["echo", "small"]}]
+
+
+def test_there_is_room_for_what_comes_later():
+    layout = demand.layout(config())
+    more = {f"route {n}": [f"worker {n}"] for n in range(100)}
+    assert layout.fits(more, demand.room(layout.size))
+
+
+def test_as_many_shards_as_cores_that_this_process_may_use():
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert demand.shards(ServerSection()) == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert demand.shards(ServerSection()) == len(mine)
+    assert demand.shards(ServerSection(shards=7)) == 7

@@ -11,7 +11,7 @@ from pipeline.core.access import Caller
 from pipeline.core.errors import Forbidden, Overloaded, RateLimited
 from pipeline.core.outcomes import Outcome, Place, Priority, Reason
 from pipeline.core.ticket import Ticket
-from pipeline.policy.limits import KeyQuota
+from pipeline.policy.limits import KeyQuota, OwnPlaces, TokenBucket, per_minute
 from pipeline.wiring import Pipeline
 from tests.flows import config, prompt, running, submit
 from workers.base import Delta, DeltaBatch, GenerationRequest, Health, Parameters, Usage
@@ -58,6 +58,12 @@ def ask(pipeline: Pipeline, name: str, *, caller: Caller | None = None, priority
     ticket.priority = priority
     pipeline.ingress.submit(ticket, prompt(**fields), sink)
     return ticket, sink
+
+
+def quota_of(requests: int | None, tokens: int | None, at_once: int | None) -> KeyQuota:
+    """So many a minute, and so many at once."""
+    buckets = [None if limit is None else TokenBucket(*per_minute(limit), 0.0) for limit in (requests, tokens)]
+    return KeyQuota(*buckets, None if at_once is None else OwnPlaces(at_once))
 
 
 def pace(pipeline: Pipeline, hold: float, worker: str = "echo") -> None:
@@ -211,7 +217,7 @@ async def test_a_backend_that_claims_absurd_counts_locks_nobody_out():
         async def generate(self, request: GenerationRequest) -> AsyncGenerator[DeltaBatch, None]:
             yield DeltaBatch((Delta("a", finish_reason="stop"),), Usage(10**400, -5))
 
-    quota = KeyQuota(requests_per_minute=None, tokens_per_minute=60_000, concurrency=None, now=0.0)
+    quota = quota_of(None, 60_000, None)
     async with running(config(), workers={"echo": Boasting()}) as (pipeline, books):
         caller = Caller("k", quota=quota)
         await ask(pipeline, "r", caller=caller, parameters=Parameters(max_tokens=10))[1].done()
@@ -292,7 +298,7 @@ async def test_a_key_is_held_to_its_routes():
 
 async def test_a_key_is_held_to_its_limits_and_charged_for_what_was_used():
     worker = Held()
-    quota = KeyQuota(requests_per_minute=60, tokens_per_minute=6000, concurrency=2, now=0.0)
+    quota = quota_of(60, 6000, 2)
     caller = Caller("k", quota=quota)
     async with running(config(), workers={"echo": worker}) as (pipeline, _):
         asked = [ask(pipeline, f"r{n}", caller=caller, parameters=Parameters(max_tokens=300)) for n in range(3)]
@@ -308,7 +314,7 @@ async def test_a_key_is_held_to_its_limits_and_charged_for_what_was_used():
 
 async def test_who_is_refused_for_lack_of_room_is_charged_nothing():
     worker = Held()
-    quota = KeyQuota(requests_per_minute=60, tokens_per_minute=None, concurrency=None, now=0.0)
+    quota = quota_of(60, None, None)
     async with running(config(**ONE, admission={"wait_budget_ms": 50}), workers={"echo": worker}) as (pipeline, _):
         pace(pipeline, 10.0)
         running_one = ask(pipeline, "first")

@@ -11,7 +11,10 @@ from pipeline.core.messages import PromptRequest, RagOutput
 from pipeline.core.queue import StageQueue
 from pipeline.core.ticket import Ticket
 from pipeline.edge.citations import citations
+from pipeline.policy.concurrency import FixedLimit
+from pipeline.policy.lane import Lane, Rules
 from pipeline.stages.assemble import AssembleStage, PromptPlan, assemble
+from pipeline.stages.course import Course
 from pipeline.stages.rag import RagStage
 from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate
 from tests.knowledge.helpers import SEA
@@ -30,18 +33,21 @@ async def library() -> AsyncIterator[MemoryRetriever]:
     await retriever.aclose()
 
 
-def request(most: int | None = None) -> PromptRequest:
+def request(course: Course, most: int | None) -> PromptRequest:
     ticket = Ticket("r1", 0.0, lambda _: None)
     messages = (ChatMessage("user", QUESTION),)
-    return PromptRequest(ticket, "r1", None, "r", messages, QUESTION, Parameters(), True, 1e9, most_passages=most)
+    return PromptRequest(
+        ticket, "r1", None, "r", messages, QUESTION, Parameters(), True, 1e9, most_passages=most, course=course
+    )
 
 
 async def found(retriever: MemoryRetriever | None, most: int | None, **route: object) -> RagOutput:
     """What the stage makes of a request; without a task where there is nothing to wait for."""
     section = msgspec.convert({"name": "r", "worker": "w", "collection": "docs", **route}, RouteSection)
-    following = AssembleStage(StageQueue(1), None, 1, lambda: 0.0, plans={}, estimate=estimate)  # type: ignore[arg-type]
-    stage = RagStage(StageQueue(1), following, 1, lambda: 0.0, routes={"r": section}, retriever=retriever)
-    output = stage.handle(request(most))
+    following = AssembleStage(StageQueue(1), None, 1, lambda: 0.0, estimate=estimate)  # type: ignore[arg-type]
+    stage = RagStage(StageQueue(1), following, 1, lambda: 0.0, retriever=retriever)
+    course = Course(section, Lane("w", FixedLimit(1), Rules()), PromptPlan(1000, 100))
+    output = stage.handle(request(course, most))
     if isinstance(output, Coroutine):
         output = await output
     assert output is not None

@@ -1,0 +1,167 @@
+"""What the commands show to people."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from config.paths import quote
+from pipeline.observe.overview import StageOverview
+from pipeline.process.admin_types import Changed, DaemonStatus, ProcessStatus, RouteStatus, Share, WorkerStatus
+from pipeline.process.control import Change
+
+_COLOURS = {"ready": "green", "starting": "yellow", "stopping": "yellow", "down": "red", "given up": "bold red"}
+_FOREVER = 1e6  # seconds: as the counters say "without end"
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def status(daemon: DaemonStatus, stages: Sequence[StageOverview]) -> RenderableType:
+    return Group(_headline(daemon), _requests(daemon.requests), "", _processes(daemon.processes), "", _stages(stages))
+
+
+def workers(found: Sequence[WorkerStatus]) -> RenderableType:
+    table = _table("worker", "kind", ("calls", "right"), ("waiting", "right"), ("wait", "right"), ("429/503", "right"))
+    table.add_column("routes", overflow="fold", ratio=1)
+    for worker in found:
+        name = Text(worker.name, style="yellow" if worker.drain else "")
+        if worker.drain:
+            name.append(" (draining)")
+        table.add_row(name, worker.kind, *_figures(worker), _shares(worker.routes) or Text("none", style="dim"))
+    return table
+
+
+def routes(found: Sequence[RouteStatus]) -> RenderableType:
+    table = _table("route")
+    table.add_column("workers", overflow="fold", ratio=1)
+    for name in ("offered", "open", "completed", "shed", "failed", "other"):
+        table.add_column(name, justify="right")
+    for route in found:
+        table.add_row(Text(route.name), _shares(route.workers), *_outcomes(route))
+    return table
+
+
+def changed(change: Changed) -> RenderableType:
+    """What a change or reload has come to."""
+    lines: list[RenderableType] = [_change(one) for one in change.changed]
+    if change.changed and not change.persistent:
+        lines.append(Text("In force until the configuration is read again: at the next reload, or start.", style="dim"))
+    if change.restart:
+        lines.append(Text("Not in force before a restart:", style="yellow"))
+        lines += [_change(one) for one in change.restart]
+    return Group(*lines) if lines else Text("Nothing is different from what is in force.")
+
+
+def duration(seconds: float) -> str:
+    """Short, in the two largest units."""
+    whole = int(seconds)
+    if whole < _MINUTE:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE:02} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR:02} h"
+
+
+def _headline(daemon: DaemonStatus) -> Text:
+    text = Text()
+    text.append(f"Headgate {daemon.version}", style="bold").append(f" serves on {daemon.address}")
+    if daemon.admin:
+        text.append(f", admin API on {daemon.admin}")
+    text.append(f", for {duration(daemon.uptime_s)}")
+    return text.append(" (draining)", style="bold yellow") if daemon.draining else text
+
+
+def _requests(counts: dict[str, int]) -> Text:
+    ended = sum(number for name, number in counts.items() if name != "offered")
+    offered = counts.get("offered", 0)
+    parts = [f"{number:,} {name}" for name, number in counts.items() if number and name != "offered"]
+    if offered > ended:
+        parts.append(f"{offered - ended:,} open")
+    return Text(f"{offered:,} requests" + (": " + ", ".join(parts) if parts else ""))
+
+
+def _processes(processes: Sequence[ProcessStatus]) -> Table:
+    right = [(name, "right") for name in ("pid", "up", "restarts", "requests", "pulse")]
+    table = _table("process", "state", *right)
+    for process in processes:
+        shard = process.shard is not None
+        pulse = "" if process.pulse_age_s is None or not process.pid else f"{1000 * process.pulse_age_s:,.0f} ms"
+        table.add_row(
+            process.name,
+            Text(process.state, style=_COLOURS.get(process.state, "")),
+            str(process.pid or ""),
+            duration(process.uptime_s) if process.pid else "",
+            f"{process.restarts:,}" if process.name != "supervisor" else "",
+            f"{process.load:,}" if shard and process.pid else "",
+            pulse,
+        )
+    return table
+
+
+def _stages(stages: Sequence[StageOverview]) -> Table:
+    table = _table("stage", *((name, "right") for name in ("waiting", "places", "active", "taken", "shed")))
+    for stage in stages:
+        full = stage.capacity > 0 and stage.depth >= stage.capacity
+        table.add_row(
+            stage.name,
+            Text(f"{stage.depth:,}", style="red" if full else ""),
+            *(f"{number:,}" for number in (stage.capacity, stage.active, stage.taken)),
+            Text(f"{stage.shed:,}", style="yellow" if stage.shed else ""),
+        )
+    return table
+
+
+def _figures(worker: WorkerStatus) -> tuple[str, str, str, Text]:
+    figures = worker.figures
+    if figures is None:
+        return "", "", "", Text()
+    wait = "endless" if figures.estimated_wait_s >= _FOREVER else f"{figures.estimated_wait_s:.2f} s"
+    pushed = Text(f"{figures.pushed_back:,}", style="yellow" if figures.pushed_back else "")
+    return f"{figures.in_flight:,} of {figures.limit:,}", f"{sum(figures.waiting.values()):,}", wait, pushed
+
+
+def _outcomes(route: RouteStatus) -> list[str]:
+    if route.figures is None:
+        return [""] * 6
+    outcomes = dict(route.figures.outcomes)
+    shown = [outcomes.pop(name, 0) for name in ("completed", "shed", "failed")]
+    return [f"{n:,}" for n in (route.figures.offered, route.figures.open, *shown, sum(outcomes.values()))]
+
+
+def _shares(shares: Sequence[Share]) -> Text:
+    """Weights only where there is anything to weigh."""
+    plain = all(share.weight == 1.0 for share in shares)
+    return Text(", ".join(share.name if plain else f"{share.name} ({share.weight:g})" for share in shares))
+
+
+def _change(change: Change) -> str:
+    return escape(f"{change.path}: {_value(change.before)} → {_value(change.after)}")
+
+
+def _value(value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return quote(value)
+        case dict():
+            return "{" + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(_value(entry) for entry in value) + "]"
+        case _:
+            return str(value)
+
+
+def _table(*columns: str | tuple[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
+    for column in columns:
+        if isinstance(column, tuple):
+            table.add_column(column[0], justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold")
+    return table

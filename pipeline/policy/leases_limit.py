@@ -1,0 +1,135 @@
+"""A shard's part of a worker's concurrency: how many of the calls that all shards may have under way are its own."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.core.outcomes import Priority
+from pipeline.policy.typical import Typical
+
+SAMPLES_KEPT = 512  # first deltas until the next report
+_LITTLE = 1e-6  # of a place: nothing has been granted yet
+_OLDER = 0.25  # seconds by which the age of the oldest call has to change before it is told again
+
+
+class Sample(NamedTuple):
+    """A first delta that came `seconds` after its call had begun as one of `inflight` in its shard, with a prompt of so
+    many tokens. `limit` was in force for all shards when it began, as far as was known here; 0: another one."""
+
+    seconds: float
+    prompt: int
+    inflight: int
+    limit: int
+
+
+class PushBack(NamedTuple):
+    """The worker said that it is too much, to a call that began as one of `inflight` in its shard."""
+
+    retry_after: float | None
+    inflight: int
+
+
+class Flows(Protocol):
+    @property
+    def flows(self) -> list[float]: ...
+
+
+class Load(Protocol):
+    """What a lane has to do; lists are by class."""
+
+    waiting: list[int]
+    inflight: int
+
+    @property
+    def running(self) -> list[float]: ...
+
+    @property
+    def queue(self) -> Flows: ...
+
+    @property
+    def typical(self) -> Typical: ...
+
+
+class LoadSeen(NamedTuple):
+    """A lane's load at one moment."""
+
+    waiting: list[int]
+    running: list[float]
+    flows: list[float]
+
+
+class LeasedLimit:
+    """`ConcurrencyLimit` of one shard. `limit` of the `total` calls may be under way here; what the worker shows is
+    gathered for whoever finds the total, where that is `adaptive`."""
+
+    def __init__(self, *, adaptive: bool) -> None:
+        self.adaptive = adaptive
+        self.limit = 0
+        self.shares: Sequence[float] = [_LITTLE] * len(Priority)
+        self.total = 0
+        self.lane: Load | None = None
+        self.yielded: Callable[[], None] | None = None  # a call has ended whose place is another shard's
+        self.changed = True  # since the last report
+        self.oldest = 0.0
+        self._total_at = 0.0
+        self._samples: list[Sample] = []
+        self._pushed_back: list[PushBack] = []
+        self._oldest_told = 0.0
+        self._told: LoadSeen | None = None
+
+    @property
+    def held(self) -> int:
+        """How many calls may be under way here from now on: running ones are never taken away."""
+        return self.limit if self.lane is None else max(self.limit, self.lane.inflight)
+
+    def first_delta(self, seconds: float, prompt_tokens: int, inflight: int, now: float) -> None:
+        if self.adaptive and len(self._samples) < SAMPLES_KEPT:
+            limit = self.total if now - seconds >= self._total_at else 0
+            self._samples.append(Sample(seconds, prompt_tokens, inflight, limit))
+
+    def pushed_back(self, retry_after: float | None, inflight: int, now: float) -> None:  # noqa: ARG002 - the protocol's
+        if self.adaptive and len(self._pushed_back) < SAMPLES_KEPT:
+            self._pushed_back.append(PushBack(retry_after, inflight))
+
+    def tick(self, inflight: int, oldest: float, now: float) -> None:  # noqa: ARG002 - the protocol's
+        self.oldest = oldest
+        if self.adaptive and (abs(oldest - self._oldest_told) > _OLDER or (not oldest and self._oldest_told)):
+            self.changed = True
+
+    def freed(self, inflight: int) -> None:
+        """A call has ended, `inflight` go on."""
+        if inflight >= self.limit and self.yielded is not None:
+            self.yielded()
+
+    def granted(self, limit: int, total: int, shares: Sequence[float], now: float) -> bool:
+        """Another lease. Whether more calls may start than before."""
+        more = limit > self.limit
+        if total != self.total:
+            self._total_at = now
+        self.limit, self.total = limit, total
+        self.shares = [max(share, _LITTLE) for share in shares]
+        self.changed = True
+        return more
+
+    def news(self) -> LoadSeen | None:
+        """The load, if there is anything to be told since the last time."""
+        lane = self.lane
+        if lane is None:
+            return None
+        load = LoadSeen(list(lane.waiting), lane.running, lane.queue.flows)
+        if not self.changed and not self._samples and not self._pushed_back and load == self._told:
+            return None
+        self.changed = False
+        self._told = load
+        self._oldest_told = self.oldest
+        return load
+
+    def forget(self) -> None:
+        """The worker is another one."""
+        self._samples.clear()
+        self._pushed_back.clear()
+
+    def heard(self) -> tuple[list[Sample], list[PushBack]]:
+        """What the worker has shown since the last time."""
+        heard = (self._samples, self._pushed_back)
+        self._samples, self._pushed_back = [], []
+        return heard

@@ -1,0 +1,44 @@
+"""What a new configuration changes in the supervisor itself."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from config.errors import ConfigError, Problem
+from config.schema import Config
+from pipeline.process import demand
+from pipeline.process.crew import Crew
+from pipeline.process.desk import Credentials, Desk
+
+
+class Prepared(NamedTuple):
+    counted: dict[str, list[str]]
+    credentials: Credentials
+
+
+class Takeover:
+    """The supervisor's part in a reload, a `pipeline.process.reloading.House`. `adopted` gets each configuration that
+    has come into force."""
+
+    def __init__(self, crew: Crew, desk: Desk, adopted: Callable[[Config], None]) -> None:
+        self._crew = crew
+        self._desk = desk
+        self._adopted = adopted
+
+    @property
+    def edition(self) -> int:
+        """Of the configuration that processes are born with now."""
+        return self._crew.handout.edition
+
+    def prepare(self, config: Config) -> Prepared:
+        """Changes nothing yet. Raises ConfigError."""
+        counted = demand.counted(config)
+        if not self._crew.layout.fits(counted, self._crew.memory.room):
+            found = "more new names, together with those that there were, than there is room to count for"
+            raise ConfigError([Problem("routes", found, "a restart, which makes room")])
+        return Prepared(counted, self._desk.prepare(config))
+
+    def adopt(self, config: Config, prepared: Prepared) -> None:
+        """From now on. Raises OSError, and has then changed nothing."""
+        self._crew.renew(config, prepared.counted)
+        self._desk.use(prepared.credentials)
+        self._adopted(config)

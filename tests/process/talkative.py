@@ -1,0 +1,16 @@
+"""A child as `pipeline.process.child.run` makes it, whose main function only says what it is told."""
+
+from pipeline.process.child import Child, run
+
+
+async def main(child: Child) -> None:
+    given, log = child.inheritance, child.logs.log
+    log.warning("born", seat=given.seat, edition=given.edition, layout=given.layout)
+    child.ready()
+    await child.stopping.wait()
+    if child.retiring.is_set():
+        log.info("retiring")
+
+
+if __name__ == "__main__":
+    run(main)
