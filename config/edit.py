@@ -63,13 +63,16 @@ def shown(section: msgspec.Struct) -> Tree:
 
 
 def put_worker(config: Config, name: str, table: Tree) -> Config:
-    """Adds a worker, or replaces the one of that name. A header whose value is the mask keeps the one it has."""
+    """Adds a worker, or replaces the one of that name. A header whose value is the mask keeps the one that it has."""
     old = next((worker for worker in config.workers if worker.name == name), None)
     known: Mapping[str, str] = getattr(old, "headers", {})
     headers = table.get("headers")
     if isinstance(headers, dict):
-        kept = {header: known[header] for header, value in headers.items() if value == MASK and header in known}
-        table = table | {"headers": headers | kept}
+        masked = [header for header, value in headers.items() if value == MASK]
+        lost = [f"workers[{name}].headers.{header}" for header in masked if header not in known]
+        if lost:
+            raise ConfigError([Problem(path, "a value that was hidden", "the value itself") for path in lost])
+        table = table | {"headers": headers | {header: known[header] for header in masked}}
     return _put(config, "workers", name, table)
 
 

@@ -47,7 +47,7 @@ APPLIES_LIVE: Mapping[str, bool] = {
     "server.keepalive_comment_ms": True,
     "server.drain_timeout_ms": True,
     "server.start_timeout_ms": False,
-    "server.stall_ms": False,
+    "server.stall_ms": True,
     "server.blocked_ms": False,
     "server.restart_limit": False,
     "server.reload_on_change": False,

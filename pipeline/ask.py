@@ -41,6 +41,9 @@ class Ask:
             async with aiohttp.ClientSession(timeout=timeout, headers=self._headers) as session:
                 model = route or await self._first_route(session)
                 await self._answer(session, model, question)
+        except aiohttp.ClientSSLError as error:
+            hint = "name the file of its authority in SSL_CERT_FILE"
+            raise AskFailed(f"{self._base_url} shows no certificate that is trusted here: {hint}") from error
         except aiohttp.ClientConnectorError as error:
             hint = "start it with `make run` or `headgate serve`, or name another with --url"
             raise AskFailed(f"nothing answers at {self._base_url}: {hint}") from error

@@ -27,6 +27,9 @@ _Seconds = click.FloatRange(0.5, 600)
 @click.option("--only", "rows", multiple=True, metavar="ROW", help="This row only; may be repeated (see --list).")
 @click.option("--duration", type=_Seconds, default=USUAL, show_default=True, help="Seconds of a phase that has 30.")
 @click.option(
+    "--shards", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that serve, of Headgate."
+)
+@click.option(
     "--ablation/--no-ablation", default=None, help="One mechanism after the other.  [default: unless --only is given]"
 )
 @click.option(
@@ -52,6 +55,7 @@ def main(
     /,
     rows: tuple[str, ...],
     duration: float,
+    shards: int,
     ablation_duration: float,
     json_dir: Path,
     json_file: Path | None,
@@ -69,7 +73,7 @@ def main(
     if unknown:
         raise click.UsageError(f"--only: no row {', '.join(map(repr, unknown))}; there are {', '.join(ROWS)}")
     steps = min(ablation_duration, duration) if (not rows if ablation is None else ablation) else None
-    wanted = Wanted([row for row in ROWS if not rows or row in rows], duration, steps)
+    wanted = Wanted([row for row in ROWS if not rows or row in rows], duration, steps, shards)
     try:
         for path in (json_file, html_file):
             if path is not None:

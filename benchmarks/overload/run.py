@@ -25,11 +25,12 @@ _CPU_SECONDS = 90.0
 
 class Wanted(NamedTuple):
     """`rows` by key, in the order of `ROWS`; `seconds` stand for the usual ones of a phase, `step_seconds` for those of
-    the ablation's steps, None where there is to be no ablation."""
+    the ablation's steps, None where there is to be no ablation. `shards` processes serve."""
 
     rows: Sequence[str]
     seconds: float = USUAL
     step_seconds: float | None = None
+    shards: int = 1
 
     def trials(self) -> list[tuple[Trial, float]]:
         """Each once, with its seconds."""
@@ -101,7 +102,8 @@ class Run:
         began = time.monotonic()
         self._say(f"{count} {trial.key}: {trial.what}, {point(trial, '', seconds).seconds:.0f} s")
         file = self._folder / f"{trial.key}.json"
-        outcome = run_trial(trial, seconds, file, self._interrupt, generator=self._generator)
+        shards = self._wanted.shards
+        outcome = run_trial(trial, seconds, file, self._interrupt, generator=self._generator, shards=shards)
         self._outcomes[trial.key] = outcome
         for line in [*outcome.problems, *([] if outcome.report is None else _said(outcome.report))]:
             self._say(f"  {line}")

@@ -33,8 +33,8 @@ class Outcome(NamedTuple):
 class _Watched(Headgate):
     """Notes which of its processes serve."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text=text)
+    def __init__(self, text: str, shards: int) -> None:
+        super().__init__(text=text, shards=shards)
         self.shards: list[int] = []
 
     def start(self, backend: Backend, folder: Path, tick: Tick) -> Running:
@@ -51,14 +51,20 @@ def _command(pid: int) -> list[str]:
 
 
 def run(
-    trial: Trial, seconds: float, json_file: Path, interrupt: Interrupt, *, generator: Sequence[str] = GENERATOR
+    trial: Trial,
+    seconds: float,
+    json_file: Path,
+    interrupt: Interrupt,
+    *,
+    generator: Sequence[str] = GENERATOR,
+    shards: int = 1,
 ) -> Outcome:
-    """`seconds` in place of the usual ones. Raises Interrupted before load was sent, and ConfigError."""
+    """`seconds` in place of the usual ones, `shards` processes that serve. Raises Interrupted before load was sent, and ConfigError."""
     what = point(trial, "headgate", seconds)
     json_file.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         store = stack.enter_context(SlowStore(_SEARCH)) if trial.slow_store else None
-        gateway = _Watched(configuration(trial, what.planned.scenario, store.url if store else None))
+        gateway = _Watched(configuration(trial, what.planned.scenario, store.url if store else None), shards)
         try:
             gateway.prepare(interrupt.tick)
             measured = measure(what, gateway, json_file, interrupt, generator=generator)

@@ -24,12 +24,14 @@ worker = "sim"
 
 class Headgate:
     """`config`: a file of further settings, or their `text`. Where they have workers or routes, ours are left out, the
-    first worker gets the backend's address, and the first route is asked for."""
+    first worker gets the backend's address, and the first route is asked for. `shards` serve: one, as the peers are one
+    process."""
 
     name = "headgate"
 
-    def __init__(self, config: Path | None = None, *, text: str = "") -> None:
+    def __init__(self, config: Path | None = None, *, text: str = "", shards: int = 1) -> None:
         self._config = config
+        self._shards = shards
         self._text = text
         self._model = "sim"
 
@@ -55,7 +57,7 @@ class Headgate:
             "HEADGATE__SERVER__HOST": "127.0.0.1",
             "HEADGATE__SERVER__PORT": str(port),
             "HEADGATE__SERVER__DATA_DIR": str(folder / "data"),
-            "HEADGATE__SERVER__SHARDS": "1",  # as the peers: one process
+            "HEADGATE__SERVER__SHARDS": str(self._shards),
             "HEADGATE__ADMIN__PORT": "0",
             "HEADGATE__WORKERS__0__BASE_URL": f"{backend.url}/v1",
         }

@@ -116,12 +116,19 @@ class Crowd:
             await asyncio.wait(tasks)
 
     async def each(self, sessions: Iterable[str]) -> list[Done]:
-        """One request for each of these sessions, one after another."""
-        return [await self._book(self._lines[0], session) for session in sessions]
+        """One request for each of these sessions, shared out over the lines."""
+        shares: list[list[str]] = [[] for _ in self._lines]
+        for number, session in enumerate(sessions):
+            shares[number % len(shares)].append(session)
+        found = await asyncio.gather(*map(self._each, self._lines, shares))
+        return [done for books in found for done in books]
 
     async def aclose(self) -> None:
         for line in self._lines:
             await line.aclose()
+
+    async def _each(self, line: Line, sessions: Iterable[str]) -> list[Done]:
+        return [await self._book(line, session) for session in sessions]
 
     async def _ask_on(self, line: Line) -> None:
         while not self._stop:

@@ -165,6 +165,8 @@ class Exposition(Collector):
         lag = _histogram("event_loop_lag_seconds", "How late a shard's event loop ran its timer.", "shard")
         stalls = _counter("event_loop_stalls", "How often a shard's event loop stood still for too long.", "shard")
         tasks = _gauge("event_loop_tasks", "Tasks of a shard's event loop that have not ended.", "shard")
+        sessions = _gauge("sessions_owned", "Sessions with requests waiting or under way in their shard.", "shard")
+        relayed = _counter("relayed", "Requests that a shard accepted and handed to another.", "shard")
         dropped = _counter("log_lines_dropped", "Log lines lost because nobody read them in time.", "shard")
         for shard, cells in shards.items():
             label = [str(shard)]
@@ -172,8 +174,10 @@ class Exposition(Collector):
             dropped.add_metric(label, cells[self._layout.lines_dropped])
             tasks.add_metric(label, cells[self._layout.tasks])
             stalls.add_metric(label, cells[self._layout.stalls])
+            sessions.add_metric(label, cells[self._layout.sessions])
+            relayed.add_metric(label, cells[self._layout.relayed])
             _add_histogram(lag, label, self._layout.lag, cells)
-        yield from (connections, lag, stalls, tasks, dropped)
+        yield from (connections, lag, stalls, tasks, sessions, relayed, dropped)
 
     def _of_processes(self) -> Iterator[Metric]:
         build = _gauge("build_info", "Always 1; the version that runs.", "version")

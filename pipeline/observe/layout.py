@@ -224,6 +224,8 @@ class MetricsLayout:
         self.lines_dropped = first.take()
         self.tasks = first.take()
         self.stalls = first.take()
+        self.relayed = first.take()
+        self.sessions = first.take()
         self.lag = first.histogram(LAG_BOUNDS)
         self.stages = {place: first.stage() for place in STAGES}
         self.classes = {name: first.take(len(OUTCOMES)) for name in (*CLASSES, UNCLASSED)}
@@ -267,7 +269,7 @@ class MetricsLayout:
         """The cells that tell what is now, not what has been: meaningless once their shard is dead."""
         stages = [cell for s in self.stages.values() for cell in (s.depth, s.capacity, s.active)]
         workers = [cell for worker in self.workers.values() for cell in worker.gauges()]
-        return [self.connections, self.tasks, *stages, *workers]
+        return [self.connections, self.tasks, self.sessions, *stages, *workers]
 
     def _unknown(self, routes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """The routes that are not known, or not with all these workers, each with those that are new to it."""

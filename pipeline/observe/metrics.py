@@ -213,6 +213,11 @@ class ShardGauges:
         self._cells[self._layout.connections] = connections
         self._cells[self._layout.lines_dropped] += lines_dropped
 
+    def sessions(self, owned: int, relayed: int) -> None:
+        """Sessions with work here, and requests handed to other shards since the start."""
+        self._cells[self._layout.sessions] = owned
+        self._cells[self._layout.relayed] = relayed
+
     def tasks(self, number: int) -> None:
         self._cells[self._layout.tasks] = number
 

@@ -123,7 +123,7 @@ class Daemon:
 
     def _unreachable(self, error: aiohttp.ClientConnectorError) -> str:
         if self._url is not None:
-            return f"nothing answers at {self._url}: {error.os_error.strerror or error.os_error}"
+            return f"nothing answers at {self._url}: {_why(error.os_error)}"
         if isinstance(error.os_error, PermissionError):
             return f"{self._path} is for the user that the daemon runs as; ask by its address with --url"
         return _nobody(self._path)
@@ -147,6 +147,11 @@ def data_folder(config_file: Path | None) -> Path:
 def named(kind: str, name: str) -> str:
     """The path of a worker or route: names may hold slashes."""
     return f"/{kind}/{quote(name, safe='')}"
+
+
+def _why(error: OSError) -> str:
+    """asyncio puts the address where the reason would be."""
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
 
 
 def _nobody(path: Path) -> str:

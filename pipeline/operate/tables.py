@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from config.paths import quote
@@ -13,6 +13,7 @@ from pipeline.process.admin_types import Changed, DaemonStatus, ProcessStatus, R
 from pipeline.process.control import Change
 
 _COLOURS = {"ready": "green", "starting": "yellow", "stopping": "yellow", "down": "red", "given up": "bold red"}
+_NAME_CHARS = 34
 _FOREVER = 1e6  # seconds: as the counters say "without end"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -22,21 +23,18 @@ def status(daemon: DaemonStatus, stages: Sequence[StageOverview]) -> RenderableT
 
 
 def workers(found: Sequence[WorkerStatus]) -> RenderableType:
-    table = _table("worker", "kind", ("calls", "right"), ("waiting", "right"), ("wait", "right"), ("429/503", "right"))
-    table.add_column("routes", overflow="fold", ratio=1)
-    for worker in found:
-        name = Text(worker.name, style="yellow" if worker.drain else "")
-        if worker.drain:
-            name.append(" (draining)")
-        table.add_row(name, worker.kind, *_figures(worker), _shares(worker.routes) or Text("none", style="dim"))
+    table = _table("worker", "kind", *_right("calls", "waiting", "wait", "429/503"), "routes")
+    names = [worker.name + (" (draining)" if worker.drain else "") for worker in found]
+    _keep_whole(table, names)
+    for name, worker in zip(names, found, strict=True):
+        shown = Text(name, style="yellow" if worker.drain else "")
+        table.add_row(shown, worker.kind, *_figures(worker), _shares(worker.routes) or Text("none", style="dim"))
     return table
 
 
 def routes(found: Sequence[RouteStatus]) -> RenderableType:
-    table = _table("route")
-    table.add_column("workers", overflow="fold", ratio=1)
-    for name in ("offered", "open", "completed", "shed", "failed", "other"):
-        table.add_column(name, justify="right")
+    table = _table("route", "workers", *_right("offered", "open", "completed", "shed", "failed", "other"))
+    _keep_whole(table, [route.name for route in found])
     for route in found:
         table.add_row(Text(route.name), _shares(route.workers), *_outcomes(route))
     return table
@@ -84,8 +82,7 @@ def _requests(counts: dict[str, int]) -> Text:
 
 
 def _processes(processes: Sequence[ProcessStatus]) -> Table:
-    right = [(name, "right") for name in ("pid", "up", "restarts", "requests", "pulse")]
-    table = _table("process", "state", *right)
+    table = _table("process", "state", *_right("pid", "up", "restarts", "requests", "pulse"))
     for process in processes:
         shard = process.shard is not None
         pulse = "" if process.pulse_age_s is None or not process.pid else f"{1000 * process.pulse_age_s:,.0f} ms"
@@ -102,7 +99,7 @@ def _processes(processes: Sequence[ProcessStatus]) -> Table:
 
 
 def _stages(stages: Sequence[StageOverview]) -> Table:
-    table = _table("stage", *((name, "right") for name in ("waiting", "places", "active", "taken", "shed")))
+    table = _table("stage", *_right("waiting", "places", "active", "taken", "shed"))
     for stage in stages:
         full = stage.capacity > 0 and stage.depth >= stage.capacity
         table.add_row(
@@ -132,9 +129,9 @@ def _outcomes(route: RouteStatus) -> list[str]:
 
 
 def _shares(shares: Sequence[Share]) -> Text:
-    """Weights only where there is anything to weigh."""
-    plain = all(share.weight == 1.0 for share in shares)
-    return Text(", ".join(share.name if plain else f"{share.name} ({share.weight:g})" for share in shares))
+    """With the weights that are not 1."""
+    each = (share.name if share.weight == 1.0 else f"{share.name} ({share.weight:g})" for share in shares)
+    return Text(", ".join(each))
 
 
 def _change(change: Change) -> str:
@@ -157,11 +154,15 @@ def _value(value: object) -> str:
             return str(value)
 
 
-def _table(*columns: str | tuple[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-    for column in columns:
-        if isinstance(column, tuple):
-            table.add_column(column[0], justify="right", no_wrap=True)
-        else:
-            table.add_column(column, overflow="fold")
-    return table
+def _table(*columns: str | Column) -> Table:
+    whole = [column if isinstance(column, Column) else Column(column, overflow="fold") for column in columns]
+    return Table(*whole, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def _right(*names: str) -> list[Column]:
+    return [Column(name, justify="right", no_wrap=True) for name in names]
+
+
+def _keep_whole(table: Table, names: Sequence[str]) -> None:
+    """On one line, so that they can be copied, unless one would leave no room for the rest."""
+    table.columns[0].no_wrap = max(map(len, names), default=0) <= _NAME_CHARS

@@ -40,7 +40,7 @@ def add(ctx: click.Context, /, file: Any, **_: Any) -> None:
     table = _table_in(file)
     name = table.get("name")
     if not isinstance(name, str):
-        raise click.ClickException(f"{file.name}: the table has no name")
+        raise click.ClickException("the worker's table has no name")
     change(ctx, "PUT", named("workers", name), table, {"If-None-Match": "*"})
 
 
@@ -87,16 +87,17 @@ def remove(ctx: click.Context, /, name: str, *, force: bool, **_: Any) -> None:
 
 def _table_in(file: Any) -> dict[str, Any]:
     """A worker's table, on its own or as the one of an array [[workers]]."""
+    source = getattr(file, "name", "standard input")
     data: bytes = file.read(_MAX_TABLE_BYTES + 1)
     if len(data) > _MAX_TABLE_BYTES:
-        raise click.ClickException(f"{file.name} is larger than {_MAX_TABLE_BYTES:,} bytes")
+        raise click.ClickException(f"{source} is larger than {_MAX_TABLE_BYTES:,} bytes")
     try:
         tree = msgspec.json.decode(data) if data.lstrip()[:1] == b"{" else tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise click.ClickException(f"{file.name} is neither TOML nor JSON: {error}") from error
+        raise click.ClickException(f"{source} is neither TOML nor JSON: {error}") from error
     tables_in = tree.get("workers", [tree])
     if (set(tree) - {"workers"} and "workers" in tree) or not isinstance(tables_in, list) or len(tables_in) != 1:
-        raise click.ClickException(f"{file.name} must hold one [[workers]] table, and nothing else")
+        raise click.ClickException(f"{source} must hold one [[workers]] table, and nothing else")
     if not isinstance(tables_in[0], dict):
-        raise click.ClickException(f"{file.name}: workers must be a table")
+        raise click.ClickException(f"{source}: workers must be a table")
     return dict(tables_in[0])

@@ -106,6 +106,17 @@ class FairQueue(Generic[T]):
         """By class, the sessions with work, each counted with its caller's weight."""
         return [max(queue.flows, 0.0) for queue in self._classes]
 
+    @property
+    def sessions(self) -> int:
+        """How many named sessions have work, one for each class that they have it in."""
+        found = 0
+        for queue in self._classes:
+            found -= len(queue.idle)
+            for holder in queue.callers.values():
+                unnamed = holder.flows.get("")
+                found += len(holder.flows) - (unnamed is not None and unnamed.work > 0)
+        return found
+
     def join(self, priority: Priority, caller: str, weight: float, session: str) -> Flow[T]:
         queue = self._classes[priority]
         holder = queue.callers.get(caller)

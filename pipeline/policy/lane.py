@@ -201,6 +201,8 @@ class Lane(Generic[T]):
         """Whether a newcomer gets in. `configured` is its route's wait budget, None for the usual one, `deadline` the
         seconds it has left, `answer` its limit of tokens; `full` says that there is no place left in the queue. Nothing
         is changed."""
+        if self._lease is not None and asker.session is not None:
+            self._lease.asked(asker.priority, asker.caller, asker.session, asker.weight, now)
         wait = self.estimated_wait(asker.priority, now)
         limit = self._allowance(asker.priority, configured, deadline, answer)
         if full:

@@ -25,8 +25,8 @@ class Allotter(Protocol):
 
     def places(self, account: str, number: int) -> Places: ...
 
-    def forget(self, worker: str) -> None:
-        """It is another one: what is known of it does not hold any more."""
+    def forget(self, name: str) -> None:
+        """A worker or an account that is gone, or another one: what is known of it does not hold any more."""
         ...
 
 
@@ -65,8 +65,10 @@ class Own:
         places.number = number
         return places
 
-    def forget(self, worker: str) -> None:
-        self._limits.pop(worker, None)
+    def forget(self, name: str) -> None:
+        self._limits.pop(name, None)
+        self._buckets.pop(name, None)
+        self._places.pop(name, None)
 
 
 class Leases:
@@ -101,10 +103,13 @@ class Leases:
         places.number = number
         return places
 
-    def forget(self, worker: str) -> None:
-        """The lease stays: the calls under way are still there."""
-        if worker in self.limits:
-            self.limits[worker].forget()
+    def forget(self, name: str) -> None:
+        """A worker's lease stays: calls may be under way still."""
+        if name in self.limits:
+            self.limits[name].forget()
+        account = self._credits.pop(name, None) or self._places.pop(name, None)
+        if account is not None:
+            account.detach()
 
     def limit(self, worker: str) -> LeasedLimit:
         """Also of one that is only about to be known here."""

@@ -41,7 +41,6 @@ class Lending:
         self._numbers: dict[int, int] = {}  # of the last grants with something in them
         self._recalled: dict[int, int] = {}  # the numbers of grants that have not been answered
         self._empty: set[int] = set()  # have answered, and have nothing
-        self._owed: dict[int, int] = {}  # to be given back, of what they have
         self._wishes: OrderedDict[int, float] = OrderedDict()  # who was granted something longest ago first
 
     @property
@@ -62,8 +61,6 @@ class Lending:
     def returned(self, seat: int, used: float, returned: float, now: float) -> None:
         """Of what was lent, or beyond it."""
         self.stock.take(used, now)
-        if seat in self._owed and returned > 0.0:
-            self._owed[seat] -= min(int(returned), self._owed[seat])
         out = self._out.get(seat, 0.0) - used - returned
         if abs(out) > ROUNDING:
             self._out[seat] = out
@@ -99,19 +96,13 @@ class Lending:
         self._wishes.pop(seat, None)
         self._recalled.pop(seat, None)
         self._numbers.pop(seat, None)
-        self._owed.pop(seat, None)
 
-    def shrink(self) -> dict[int, Answer]:
-        """The limit at once has become lower: who has to give back how many, as soon as they are free."""
-        over = floor(self.lent - self.stock.level(0.0)) - sum(self._owed.values())
-        answers: dict[int, Answer] = {}
-        for seat, out in self._out.items():
-            owed = min(max(over, 0), int(out) - self._owed.get(seat, 0))
-            if owed > 0:
-                over -= owed
-                self._owed[seat] = self._owed.get(seat, 0) + owed
-                answers[seat] = Answer(-float(owed), 0.0)
-        return answers
+    def shrink(self, now: float) -> dict[int, Answer]:
+        """The limit has become lower than what is lent: every place that becomes free comes back, so that nobody begins
+        anything before they are few enough."""
+        if self.lent <= self.stock.level(now):
+            return {}
+        return {seat: Answer(-out, 0.0) for seat, out in self._out.items() if out > 0.0}
 
     def answers(self, numbers: Mapping[int, int], now: float, *, ticking: bool = False) -> dict[int, Answer]:
         """What the processes are to be told now. `numbers` are those of the grants that will carry it."""

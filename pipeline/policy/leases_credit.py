@@ -96,6 +96,11 @@ class Credit:
         self.rate = rate
         self.burst = burst
 
+    def detach(self) -> None:
+        """Whoever still uses it is the last."""
+        self._register.active.pop(self.account, None)
+        self._register = Register()
+
     def level(self, now: float) -> float:  # noqa: ARG002 - Bucket has it
         return self._left
 
@@ -224,6 +229,11 @@ class LeasedPlaces:
     def lender(self) -> Lender | None:
         return self._register.lender
 
+    def detach(self) -> None:
+        """Whoever still uses it is the last."""
+        self._register.active.pop(self.account, None)
+        self._register = Register()
+
     @property
     def left(self) -> int:
         return self._held - self._running
@@ -249,8 +259,8 @@ class LeasedPlaces:
         """Whether there is more than before."""
         if answer.amount > 0:
             self._held += int(answer.amount)
-        else:
-            self._owed += int(-answer.amount)
+        elif answer.amount < 0:
+            self._owed = min(int(-answer.amount), self._held)
             self._give_up(min(self._owed, self.left))
         self._free, self._at, self._told = int(answer.level), now, True
         self._register.active[self.account] = self

@@ -7,6 +7,8 @@ from pipeline.core.outcomes import Priority
 from pipeline.policy.typical import Typical
 
 SAMPLES_KEPT = 512  # first deltas until the next report
+ASKED_LATELY = 1.0  # seconds
+_ASKERS_KEPT = 10_000  # of each class
 _LITTLE = 1e-6  # of a place: nothing has been granted yet
 _OLDER = 0.25  # seconds by which the age of the oldest call has to change before it is told again
 
@@ -57,6 +59,38 @@ class LoadSeen(NamedTuple):
     flows: list[float]
 
 
+class _Askers:
+    """The sessions of a class that asked within the last second, each with its caller's weight. Also those that were
+    refused: whoever counted only those that are in would give to the shard that has, and it would let in ever more."""
+
+    __slots__ = ("_sessions", "_weight")
+
+    def __init__(self) -> None:
+        self._sessions: dict[tuple[str, str], tuple[float, float]] = {}  # when, with what weight; the oldest first
+        self._weight = 0.0
+
+    def add(self, key: tuple[str, str], weight: float, now: float) -> None:
+        before = self._sessions.pop(key, None)
+        if before is not None:
+            self._weight -= before[1]
+        elif len(self._sessions) >= _ASKERS_KEPT:
+            return
+        self._sessions[key] = (now, weight)
+        self._weight += weight
+
+    def weight(self, now: float) -> float:
+        sessions = self._sessions
+        while sessions:
+            key = next(iter(sessions))
+            at, weight = sessions[key]
+            if abs(now - at) < ASKED_LATELY:
+                return self._weight
+            del sessions[key]
+            self._weight -= weight
+        self._weight = 0.0
+        return 0.0
+
+
 class LeasedLimit:
     """`ConcurrencyLimit` of one shard. `limit` of the `total` calls may be under way here; what the worker shows is
     gathered for whoever finds the total, where that is `adaptive`."""
@@ -75,11 +109,16 @@ class LeasedLimit:
         self._pushed_back: list[PushBack] = []
         self._oldest_told = 0.0
         self._told: LoadSeen | None = None
+        self._askers = [_Askers() for _ in Priority]
 
     @property
     def held(self) -> int:
         """How many calls may be under way here from now on: running ones are never taken away."""
         return self.limit if self.lane is None else max(self.limit, self.lane.inflight)
+
+    def asked(self, priority: Priority, caller: str, session: str, weight: float, now: float) -> None:
+        """Somebody wants in, whatever becomes of it."""
+        self._askers[priority].add((caller, session), weight, now)
 
     def first_delta(self, seconds: float, prompt_tokens: int, inflight: int, now: float) -> None:
         if self.adaptive and len(self._samples) < SAMPLES_KEPT:
@@ -110,12 +149,13 @@ class LeasedLimit:
         self.changed = True
         return more
 
-    def news(self) -> LoadSeen | None:
+    def news(self, now: float) -> LoadSeen | None:
         """The load, if there is anything to be told since the last time."""
         lane = self.lane
         if lane is None:
             return None
-        load = LoadSeen(list(lane.waiting), lane.running, lane.queue.flows)
+        flows = [max(flow, askers.weight(now)) for flow, askers in zip(lane.queue.flows, self._askers, strict=True)]
+        load = LoadSeen(list(lane.waiting), lane.running, flows)
         if not self.changed and not self._samples and not self._pushed_back and load == self._told:
             return None
         self.changed = False

@@ -59,7 +59,7 @@ class Changes:
         except edit.InUse as error:
             raise Conflict("in_use", str(error)) from error
         except ReloadFailed as error:
-            raise Conflict("not_applied", f"{error}. Nothing has changed") from error
+            raise Conflict("not_applied", str(error)) from error
         except StartError as error:
             raise Conflict("not_replaced", f"{error} The processes that were there go on") from error
 

@@ -15,6 +15,7 @@ from pipeline.policy.limits import TokenBucket, per_minute
 from pipeline.process.link import AccountGrant, AccountReport, Grant, PoolGrant, PoolReport, Report
 from pipeline.wiring.parts import another_model
 
+INTERVAL = 0.02  # seconds between two ticks
 _LOOKED_AT = 64  # accounts a tick, whether they can be forgotten
 
 
@@ -77,7 +78,7 @@ class Bank:
         self._flush()
 
     def tick(self, now: float) -> None:
-        """Every 10 to 20 milliseconds."""
+        """Every `INTERVAL`, or more often."""
         for name, pool in list(self._awake.items()):
             if pool.tick(now):
                 self._post_leases(name, pool)
@@ -89,7 +90,7 @@ class Bank:
         self._flush()
 
     def configure(self, config: Config, now: float) -> None:
-        """Other limits from now on, to be called before the shards have them. A worker that is gone keeps its pool:
+        """Other limits from now on, to be called before the shards have them. A worker that is gone keeps its limits:
         its last calls may still wait for a place."""
         for section in config.workers:
             limiter, pool = self._limiter(section, config), self._pools.get(section.name)
@@ -100,7 +101,7 @@ class Bank:
                 for seat in self._numbers:
                     pool.join(seat)
             self._awake[section.name] = pool
-        self._workers = {section.name: section for section in config.workers}
+        self._workers.update({section.name: section for section in config.workers})
         self._keys = {section.name: section for section in config.keys}
         for name in list(self._accounts):
             self._renew(name, self._accounts[name], now)
@@ -113,6 +114,11 @@ class Bank:
     def most(self, worker: str) -> int:
         """Calls that they may have under way for all that is known: more than the limit while one has just fallen."""
         return self._pools[worker].most
+
+    def lent(self, account: str) -> float:
+        """What shards have of it and have not reported as used."""
+        known = self._accounts.get(account)
+        return 0.0 if known is None else known.lent
 
     @property
     def accounts(self) -> int:
@@ -214,7 +220,7 @@ class Bank:
             account.stock.retune(*per_minute(number), now)
         else:
             account.stock.number = number
-            self._post_all(name, account.shrink())
+            self._post_all(name, account.shrink(now))
 
     def _forget(self, now: float) -> None:
         """Accounts of which nobody has used anything for so long that they are as new."""

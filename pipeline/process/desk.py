@@ -101,7 +101,7 @@ def _listening(admin: AdminSection) -> socket.socket:
         return listening(ServerSection(host=admin.host, port=admin.port, backlog=CONNECTIONS))
     except StartError as error:
         message = str(error).replace("server.port", "admin.port").replace("server.host", "admin.host")
-        raise StartError(f"The admin API: {message}") from error
+        raise StartError(message.replace("Cannot listen", "The admin API cannot listen", 1)) from error
 
 
 def _unix_socket(path: Path) -> socket.socket:

@@ -59,8 +59,8 @@ class Committed(_Message, frozen=True, tag="committed"):
 class PoolReport(_Message, frozen=True):
     """How a worker's calls go in one shard since the last report: see `pipeline.policy.leases_limit`.
 
-    `waiting` and `running` are requests by class, `flows` the sessions that have any of them, by class, each counted
-    with its weight. `held` is the largest number of calls that this shard may have under way from now on: once the
+    `waiting` and `running` are requests by class, `flows` the sessions that have any of them or asked lately, by class,
+    each counted with its weight. `held` is the largest number of calls that this shard may have under way from now on: once the
     supervisor has read it, the rest of what was granted is free. `oldest` is the age in seconds of the oldest call
     without a first delta.
     """

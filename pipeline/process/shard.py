@@ -62,8 +62,11 @@ async def main(child: Child) -> None:
     watchdog = Watchdog(child.logs.log, config.server.stall_ms / 1000, lambda _: gauges.stalled())
 
     def follow(config: Config) -> None:
+        before, child.config = child.config, config
         watchdog.configure(config.server.stall_ms / 1000)
-        child.logs.set_level(config.logging.level)
+        operations.essential = demand.depends_on_knowledge(config)
+        if config.logging.level != before.logging.level:  # else one that operators have set stays
+            child.logs.set_level(config.logging.level)
 
     renewal = Renewal(pipeline, edge, layout, tls, send=child.send, follow=follow)
     child.on(Prepare, renewal.prepare)
@@ -75,8 +78,6 @@ async def main(child: Child) -> None:
         stack.push_async_callback(pipeline.aclose)
         stack.push_async_callback(renewal.aclose)
         await pipeline.start()
-        if leases is not None:
-            stack.callback(_lend(child, leases, pipeline).cancel)
         stack.push_async_callback(relay.close)
         stack.push_async_callback(edge.stop)
         await relay.open(edge.relayed)
@@ -89,13 +90,17 @@ async def main(child: Child) -> None:
         stack.callback(watchdog.stop)
         ticking = asyncio.create_task(Ticker(pipeline, edge, relay, gauges, child.logs.writer).run())
         child.ready()
+        if leases is not None:
+            stack.callback(_lend(child, leases, pipeline).cancel)
         asking = asyncio.create_task(_ask_health(child, pipeline))
         stack.callback(asking.cancel)
         await _until_stopped(child, pipeline, ticking)
+        limit = child.config.server.drain_timeout_ms / 1000
         if child.retiring.is_set():
             await retire(child, pipeline, edge, relay)
+            limit = 0.0
         operations.draining = True
-        await _drain(child, pipeline, edge)
+        await _drain(child, pipeline, edge, limit)
         ticking.cancel()
 
 
@@ -133,11 +138,11 @@ async def _until_stopped(child: Child, pipeline: Pipeline, ticking: "asyncio.Tas
             part.result()
 
 
-async def _drain(child: Child, pipeline: Pipeline, edge: EdgeServer) -> None:
+async def _drain(child: Child, pipeline: Pipeline, edge: EdgeServer, limit: float) -> None:
     """Accepts no more, finishes what is in flight within the limit, and ends the rest with an answer."""
     edge.stop_accepting()
     await edge.drain()
-    draining = asyncio.create_task(pipeline.drain(child.config.server.drain_timeout_ms / 1000))
+    draining = asyncio.create_task(pipeline.drain(limit))
     orphaned = asyncio.create_task(child.orphaned.wait())
     await asyncio.wait({draining, orphaned}, return_when=asyncio.FIRST_COMPLETED)
     orphaned.cancel()

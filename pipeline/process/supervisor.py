@@ -31,6 +31,7 @@ from pipeline.process.link import SetLevel
 from pipeline.process.prepare import SOCKET_NAME, address_of, claimed, listening
 from pipeline.process.reloading import Reloader, Version
 from pipeline.process.takeover import Takeover
+from pipeline.process.tls import warn_of_validity
 
 log = structlog.get_logger()
 Say = Callable[[str], None]
@@ -45,6 +46,7 @@ async def supervise(loaded: Loaded, logs: Logs, say: Say) -> int:
     """
     config = loaded.config
     running = Version.of(config)
+    warn_of_validity(running.whole)
     layout = demand.layout(config)
     with ExitStack() as held:
         lock = held.enter_context(claimed(Path(config.server.data_dir)))
@@ -69,7 +71,7 @@ class Supervisor:
     ) -> None:
         self.crew = crew
         self._listener = listener
-        self._address = address_of(listener)
+        self._address = address_of(listener, secure=running.named.server.tls_certificate is not None)
         self._logs = logs
         self._say = say
         self._version = version("headgate")

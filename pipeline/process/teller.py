@@ -31,7 +31,7 @@ class Teller:
         self._on_grant = on_grant
         self._clock = clock
         self._seen = 0
-        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # by account
+        self.waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # requests, by the account that they lack
         leases.register.lender = self
 
     def tick(self, now: float) -> None:
@@ -40,7 +40,7 @@ class Teller:
         for name, limit in self._leases.limits.items():
             if limit.yielded is None:
                 limit.yielded = self._yielded
-            report = _pool_report(limit)
+            report = _pool_report(limit, now)
             if report is not None:
                 pools[name] = report
         accounts: dict[str, AccountReport] = {}
@@ -84,7 +84,7 @@ class Teller:
             loop = asyncio.get_running_loop()
             answers = [(name, loop.create_future()) for name, _ in missing]
             for name, future in answers:
-                self._waiting.setdefault(name, {})[future] = None
+                self.waiting.setdefault(name, {})[future] = None
             timer = loop.call_later(deadline - now, _resolve, [future for _, future in answers])
             try:
                 self._ask(missing)
@@ -104,24 +104,25 @@ class Teller:
 
     def _forget(self, answers: "list[tuple[str, asyncio.Future[None]]]") -> None:
         for name, future in answers:
-            waiting = self._waiting.get(name, {})
+            waiting = self.waiting.get(name, {})
             waiting.pop(future, None)
             if not waiting:
-                self._waiting.pop(name, None)
+                self.waiting.pop(name, None)
 
     def _wake(self, name: str) -> None:
-        _resolve(list(self._waiting.pop(name, {})))
+        _resolve(list(self.waiting.pop(name, {})))
 
     def _yielded(self) -> None:
         self._send(Report(self._seen, self._pools(), {}))
 
     def _pools(self) -> dict[str, PoolReport]:
-        reports = {name: _pool_report(limit) for name, limit in self._leases.limits.items()}
+        now = self._clock()
+        reports = {name: _pool_report(limit, now) for name, limit in self._leases.limits.items()}
         return {name: report for name, report in reports.items() if report is not None}
 
 
-def _pool_report(limit: LeasedLimit) -> PoolReport | None:
-    load = limit.news()
+def _pool_report(limit: LeasedLimit, now: float) -> PoolReport | None:
+    load = limit.news(now)
     if load is None:
         return None
     samples, pushed_back = limit.heard()

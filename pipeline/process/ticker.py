@@ -45,5 +45,6 @@ class Ticker:
         for stage in flow.stages:
             gauges.stage(stage.place, stage.inbox.statistics(now), stage.active)
         gauges.workers(flow.lanes, now)
+        gauges.sessions(sum(lane.queue.sessions for lane in flow.lanes.values()), self._relay.relayed)
         dropped, self._dropped = self._writer.dropped - self._dropped, self._writer.dropped
         gauges.process(self._edge.connections, dropped)

@@ -73,7 +73,6 @@ class Pipeline:
         with; whose call has not begun is served by its worker as that is now."""
         config, before, now = renewed.config, self._current, self._clock()
         lanes, backends = {}, {}
-        self._limits.begin()
         for name, made in renewed.workers.items():
             old = None if before is None else before.workers.get(name)
             lanes[name] = self._lane(made.section, None if old is None else old.section, config, now)
@@ -81,7 +80,7 @@ class Pipeline:
         doorways = [parts.doorway(made, renewed, lanes) for made in renewed.routes.values()]
         self.flow.renew(config.stages, lanes, backends)
         self.ingress.renew(doorways, config.server, self._access(config, now))
-        self._limits.end(self.flow.lanes.keys() - lanes.keys())
+        self._limits.forget_workers_but(self.flow.lanes.keys())
         self._current = renewed
 
     async def discard(self, renewed: Renewed) -> None:
@@ -115,12 +114,11 @@ class Pipeline:
     def _lane(self, section: AnyWorker, before: AnyWorker | None, config: Config, now: float) -> Lane[AssembleOutput]:
         name, rules = section.name, parts.rules(config.admission)
         another = before is not None and parts.another_model(before, section)
-        concurrency = self._limits.concurrency(section, config.stages.inference, anew=another)
-        requests, tokens = self._limits.of_worker(section, now)
+        limits = self._limits.of_worker(section, config.stages.inference, now, anew=another)
         lane = self.flow.lanes.get(name)
         if lane is None:
-            return Lane(name, concurrency, rules, requests=requests, tokens=tokens)
-        lane.renew(concurrency, rules, requests=requests, tokens=tokens)
+            return Lane(name, limits.concurrency, rules, requests=limits.requests, tokens=limits.tokens)
+        lane.renew(limits.concurrency, rules, requests=limits.requests, tokens=limits.tokens)
         if another:
             lane.forget(now)
         return lane
@@ -135,7 +133,7 @@ class Pipeline:
         return backend
 
     def _access(self, config: Config, now: float) -> Access:
-        keys = [self._limits.key(section, now) for section in config.keys]
+        keys = self._limits.of_keys(config.keys, now)
         anonymous = Caller("-", Priority[config.server.anonymous_class.upper()])
         return Access(keys, anonymous if anonymous_allowed(config) else None)
 

@@ -15,13 +15,13 @@ from config.schema import Config
 from pipeline.core.outcomes import Reason
 from pipeline.policy.lane import Asker, Lane, Rules, Verdict
 from pipeline.policy.leases import Leases
+from pipeline.process.bank import INTERVAL as INTERVAL_OF_BANK
 from pipeline.process.bank import Bank
 from pipeline.process.link import Grant, Report
 from pipeline.process.teller import INTERVAL, Teller
 from tests.policy.lane_simulation import Arrival
 
 TICK = 0.1
-BANK_TICK = 0.01
 
 
 def config(concurrency: int | str = 8, *, keys: list[dict[str, object]] | None = None, **worker: object) -> Config:
@@ -155,7 +155,7 @@ class World:
         self._count = itertools.count()
         self.shards: dict[int, Shard] = {}
         self.bank = Bank(config, 0.0, self._grant)
-        self.every(BANK_TICK, self._bank_tick, 0.0)
+        self.every(INTERVAL_OF_BANK, self._bank_tick, 0.0)
         for seat in range(shards):
             self.join(seat)
 

@@ -273,10 +273,10 @@ class TestChanging:
         before = operator.control.config
         operator.control.failure = ConfigError([Problem("workers[1].api_key", "no environment variable", "a secret")])
         assert (await operator.failed("POST", "/workers/echo/drain"))[:2] == (422, "invalid_configuration")
-        operator.control.failure = ReloadFailed("shard 1 did not answer within 5 s")
+        operator.control.failure = ReloadFailed("shard 1 did not answer; nothing has changed")
         status, code, message = await operator.failed("POST", "/workers/echo/drain")
         assert (status, code) == (409, "not_applied")
-        assert message == "shard 1 did not answer within 5 s. Nothing has changed"
+        assert message == "shard 1 did not answer; nothing has changed"
         assert operator.control.config is before
 
     async def test_changes_come_one_after_another_and_none_is_lost(self, operator):

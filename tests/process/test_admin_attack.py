@@ -232,6 +232,7 @@ class TestNames:
 
 
 class TestSlowAndMany:
+    @pytest.mark.slow
     async def test_who_sends_half_a_head_or_half_a_body_is_cut_off(self):
         limits = ServerSection(head_timeout_ms=50, body_timeout_ms=50, idle_timeout_ms=400)
         listener = Listener(Router({("PUT", "/x"): _never}), Guard(), limits)

@@ -67,12 +67,12 @@ def test_long_calls_take_turns_as_well():
 def test_capacity_moves_within_100_ms(hold):
     """One shard has all of it, then the other asks: it has its half as soon as calls have ended."""
     world = World(2, config(8), slots=8)
-    first = [Arrival(0.001 * n, service=hold, session=str(2 * n)) for n in range(2000)]
+    first = [Arrival(0.0003 * n, service=hold, session=str(2 * (n % 20))) for n in range(6000)]
     world.offer(first, by_shard(2))
     world.run(1.0)
     limits = [world.shards[seat].leases.limits["w"] for seat in (0, 1)]
     assert limits[0].limit == 8
-    second = [Arrival(1.0 + 0.001 * n, service=hold, session=str(2 * n + 1)) for n in range(2000)]
+    second = [Arrival(1.0 + 0.0003 * n, service=hold, session=str(2 * (n % 20) + 1)) for n in range(3000)]
     world.offer(second, by_shard(2))
     world.run(1.1)
     assert limits[0].limit in {4, 5}  # the sessions of both weigh alike
@@ -102,6 +102,18 @@ def test_a_class_within_its_share_is_served_whatever_lower_ones_ask_in_another_s
     world.run(SECONDS)
     assert sum(a.ended is not None for a in high) >= 0.98 * len(high)
     assert served(low, 0.0, SECONDS) >= 0.85 * 40 * SECONDS
+
+
+def test_leases_stay_where_they_are_while_the_load_does():
+    """Whoever has more lets in more: were only those counted that are in, one shard would soon have it all."""
+    world = World(2, config(8))
+    asked(world, 5.0, sessions=100)
+    world.run(WARM)
+    limits: list[int] = []
+    world.checks.append(lambda: limits.extend(shard.lane.limit for shard in world.shards.values()))
+    world.run(SECONDS)
+    assert min(limits) >= 3
+    assert max(limits) <= 5
 
 
 def test_what_a_dead_shard_had_is_the_others_at_once_and_a_new_one_gets_its_part():
@@ -205,6 +217,7 @@ def test_a_hundred_thousand_keys_cost_nothing_while_nobody_uses_them():
     for n, key in enumerate(keys):
         key["hash"] = f"sha256:{n:064x}"
     world = World(2, config(8, keys=keys))
+    world.run(0.1)
     before = world.messages
     world.run(1.0)
     assert world.bank.accounts == 0

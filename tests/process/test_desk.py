@@ -160,7 +160,9 @@ async def test_a_port_in_use_is_named_with_its_key(tmp_path):
     async with operated(tmp_path) as operator:
         other = tmp_path / "other"
         other.mkdir()
-        with pytest.raises(StartError, match=f"The admin API: .* port {operator.port} is in use .* admin.port"):
+        with pytest.raises(
+            StartError, match=f"The admin API cannot listen on .* port {operator.port} is in use .* admin.port"
+        ):
             async with operated(other, admin(port=operator.port)):
                 pass
 

@@ -230,7 +230,7 @@ class TestReplace:
     async def test_the_new_one_may_die_while_the_old_one_still_ends(self, keep):
         keeper = keep("stubborn")
         old = await ready(keeper)
-        replacing = asyncio.create_task(keeper.replace(2))
+        replacing = asyncio.create_task(keeper.replace(1))
         await until(lambda: keeper.current is not old)
         second = keeper.current
         os.kill(second.pid, signal.SIGKILL)

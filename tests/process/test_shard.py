@@ -13,6 +13,8 @@ from pipeline.edge.app import EdgeServer
 from pipeline.observe.lines import LineWriter
 from pipeline.observe.metrics import ShardGauges
 from pipeline.process import demand
+from pipeline.process.counters import SharedMemory
+from pipeline.process.relay import Relay
 from pipeline.process.shard import _ask_health, _until_stopped
 from pipeline.process.ticker import Ticker
 from tests.flows import config, running, submit
@@ -37,7 +39,17 @@ def writer(tmp_path):
     os.close(descriptor)
 
 
-async def test_shows_how_it_is_at_every_tick(writer):
+@pytest.fixture
+async def relay(tmp_path):
+    """Of a shard that has no others."""
+    memory = SharedMemory.create(shards=1, block=8)
+    relay = Relay(0, 0, memory, tmp_path)
+    yield relay
+    await relay.close()
+    memory.close()
+
+
+async def test_shows_how_it_is_at_every_tick(writer, relay):
     conf = config(
         workers=[{"name": "echo", "kind": "echo", "first_token_ms": 60_000}], stages={"inference": {"concurrency": 1}}
     )
@@ -45,7 +57,7 @@ async def test_shows_how_it_is_at_every_tick(writer):
     cells = [0] * layout.size
     async with running(conf) as (pipeline, _):
         edge = EdgeServer(pipeline.ingress, conf.server, Alone())
-        ticker = Ticker(pipeline, edge, ShardGauges(layout, cells), writer)
+        ticker = Ticker(pipeline, edge, relay, ShardGauges(layout, cells), writer)
         tickets = [submit(pipeline, request_id=f"r{n}")[0] for n in range(3)]
         async with asyncio.timeout(5):
             while pipeline.flow.inference.active < 1 or len(pipeline.flow.inference.inbox) < 2:
@@ -68,15 +80,14 @@ async def test_shows_how_it_is_at_every_tick(writer):
         assert cells[layout.lines_dropped] == 4
 
 
-async def test_a_blocked_loop_shows_as_lag(writer):
+async def test_a_blocked_loop_shows_as_lag(writer, relay):
 
     conf = config()
     layout = demand.layout(conf)
     cells = [0] * layout.size
     async with running(conf) as (pipeline, _):
-        ticker = Ticker(
-            pipeline, EdgeServer(pipeline.ingress, conf.server, Alone()), ShardGauges(layout, cells), writer
-        )
+        edge = EdgeServer(pipeline.ingress, conf.server, Alone())
+        ticker = Ticker(pipeline, edge, relay, ShardGauges(layout, cells), writer)
         ticking = asyncio.create_task(ticker.run())
         await asyncio.sleep(0.02)
         time.sleep(0.3)  # whatever blocks: the timer of 0.1 s is 0.2 s late

@@ -11,6 +11,8 @@ from pipeline.edge.app import EdgeServer
 from pipeline.observe.lines import LineWriter
 from pipeline.observe.metrics import ShardGauges
 from pipeline.process import demand
+from pipeline.process.counters import SharedMemory
+from pipeline.process.relay import Relay
 from pipeline.process.ticker import Ticker
 from tests.flows import config, running, submit
 from tests.process.test_shard import Alone
@@ -25,7 +27,17 @@ def writer(tmp_path):
     os.close(descriptor)
 
 
-async def test_shows_how_each_worker_is_limited(writer):
+@pytest.fixture
+async def relay(tmp_path):
+    """Of a shard that has no others."""
+    memory = SharedMemory.create(shards=1, block=8)
+    relay = Relay(0, 0, memory, tmp_path)
+    yield relay
+    await relay.close()
+    memory.close()
+
+
+async def test_shows_how_each_worker_is_limited(writer, relay):
     workers = [
         {"name": "slow", "kind": "echo", "first_token_ms": 60_000, "concurrency": 2},
         {"name": "spare", "kind": "echo"},  # no route uses it
@@ -35,7 +47,7 @@ async def test_shows_how_each_worker_is_limited(writer):
     cells = [0] * layout.size
     async with running(conf) as (pipeline, _):
         edge = EdgeServer(pipeline.ingress, conf.server, Alone())
-        ticker = Ticker(pipeline, edge, ShardGauges(layout, cells), writer)
+        ticker = Ticker(pipeline, edge, relay, ShardGauges(layout, cells), writer)
         tickets = [submit(pipeline, request_id=f"r{n}")[0] for n in range(5)]
         lane = pipeline.flow.lanes["slow"]
         async with asyncio.timeout(5):

@@ -1,4 +1,4 @@
-"""A shard with a fault, started in place of the real one. TROUBLE in the environment says which, and of which shards."""
+"""A shard with a fault, started in place of the real one. TROUBLE in the environment says which, and whose."""
 
 import asyncio
 import os

@@ -90,6 +90,17 @@ class TestWorkers:
             await until(lambda: lane.empty)
             assert lane.typical.hold > 0.0
 
+    async def test_nor_does_what_they_are_refused_with(self, backends):
+        async with running(config(workers=[OPENAI])) as (pipeline, _):
+            lane = pipeline.flow.lanes["echo"]
+            renew(pipeline, workers=[OPENAI | {"model": "large"}])
+            now, limit = pipeline.ingress.now(), lane.limit
+            lane.push_back(None, limit, now, now - 5.0)
+            assert (lane.limit, lane.pushed_back) == (limit, 1)
+            lane.push_back(None, limit, now, now)
+            assert lane.limit < limit
+            assert lane.pushed_back == 2
+
     async def test_another_secret_makes_another_worker(self, backends, tmp_path):
         secret = tmp_path / "key"
         secret.write_text("one")
@@ -235,6 +246,18 @@ class TestKeys:
             renew(pipeline, keys=[self.key()])
             with pytest.raises(Unauthorized):
                 pipeline.ingress.access.caller(None)
+
+    async def test_those_that_have_not_changed_are_not_made_again(self, backends):
+        other = {"name": "other", "hash": key_hash("hg_other")}
+        async with running(config(keys=[self.key(concurrency=1), other])) as (pipeline, _):
+            caller = self.caller(pipeline)
+            renew(pipeline, keys=[other | {"weight": 2.0}, self.key(concurrency=1)])
+            assert self.caller(pipeline) is caller
+            renew(pipeline, keys=[other])
+            with pytest.raises(Unauthorized, match="not known"):
+                self.caller(pipeline)
+            renew(pipeline, keys=[self.key(concurrency=1), other])
+            assert self.caller(pipeline) is not caller
 
 
 class TestBounds:

@@ -1,0 +1,393 @@
+"""`headgate status`, `workers`, `routes`, `drain`, `reload`, `log-level`: against the admin API on real sockets, and
+against a real daemon."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
+
+from pipeline.cli import main
+from pipeline.operate.tables import duration
+from pipeline.process.control import ReloadFailed
+from tests.process.daemon import ROOT, chat, configured, serving
+from tests.process.operators import DEFAULTS, Operator, config, operated
+
+COMMAND = Path(sys.executable).parent / "headgate"
+
+
+@contextmanager
+def desk(folder: Path, **sections):
+    """An open desk on an event loop of its own, in a data folder that `pipeline.toml` names."""
+    (folder / "data").mkdir()
+    (folder / "pipeline.toml").write_text(f'[server]\ndata_dir = "{folder / "data"}"\n')
+    loop, ready, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    found: list[Operator] = []
+
+    async def serve() -> None:
+        with capture_logs():
+            await open_desk()
+
+    async def open_desk() -> None:
+        async with operated(folder / "data", config(**sections)) as operator:
+            found.append(operator)
+            ready.set()
+            await done.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert ready.wait(5)
+        yield found[0]
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(5)
+        loop.close()
+
+
+@pytest.fixture
+def operator(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADGATE_CONFIG", str(tmp_path / "pipeline.toml"))
+    monkeypatch.delenv("HEADGATE_ADMIN_TOKEN", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    with desk(tmp_path) as operator:
+        yield operator
+
+
+def run(*arguments: str, given: str | None = None) -> Result:
+    return CliRunner().invoke(main, list(arguments), input=given, catch_exceptions=False)
+
+
+def rows(result: Result) -> list[list[str]]:
+    assert result.exit_code == 0, result.stderr
+    return [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
+
+
+class TestShowing:
+    def test_status(self, operator):
+        operator.memory.seats[1].load = 1234
+        shown = rows(run("status"))
+        assert shown[0][0].startswith("Headgate 1.2.3 serves on http://127.0.0.1:8080, admin API on http://127.0.0.1:")
+        assert ["process", "state", "pid", "up", "restarts", "requests", "pulse"] in shown
+        assert any(row[:2] == ["shard 1", "ready"] and "1,234" in row for row in shown)
+        assert ["inference", "0", "0", "0", "0", "0"] in shown
+
+    def test_status_for_programs_is_what_the_api_says(self, operator):
+        answer = json.loads(run("status", "--json").stdout)
+        assert [process["name"] for process in answer["processes"]] == ["supervisor", "shard 0", "shard 1"]
+
+    def test_workers_with_the_routes_that_use_them(self, operator):
+        shown = rows(run("workers"))
+        assert shown[0] == ["worker", "kind", "calls", "waiting", "wait", "429/503", "routes"]
+        assert ["echo", "echo", "0 of 0", "0", "0.00 s", "0", "echo, both (3)"] in shown
+        assert ["a/big:model.v1", "openai", "none"] in shown
+        assert json.loads(run("workers", "--json").stdout)[2]["settings"]["headers"] == {"X-Team": "***"}
+
+    def test_routes(self, operator):
+        assert ["both", "echo (3), spare", "0", "0", "0", "0", "0", "0"] in rows(run("routes"))
+        assert [route["name"] for route in json.loads(run("routes", "--json").stdout)] == ["echo", "both"]
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [(0.04, "0.0 s"), (59.9, "59 s"), (60, "1 min 00 s"), (3600 * 3 + 725, "3 h 12 min"), (90_000, "1 d 01 h")],
+    )
+    def test_durations(self, seconds, text):
+        assert duration(seconds) == text
+
+
+class TestChanging:
+    def test_a_worker_comes_changes_drains_and_goes(self, operator, tmp_path):
+        file = tmp_path / "worker.toml"
+        file.write_text('[[workers]]\nname = "team/x"\nkind = "echo"\ntokens = 4\n')
+        added = run("workers", "add", str(file))
+        assert added.exit_code == 0
+        assert added.stdout.startswith('workers[team/x]: nothing → {kind = "echo", name = "team/x", tokens = 4}')
+        assert "In force until the configuration is read again" in added.stdout
+        swapped = run("workers", "swap", "team/x", "-", given='{"kind": "echo", "tokens": 5}')
+        assert swapped.stdout.splitlines()[0] == "workers[team/x].tokens: 4 → 5"
+        assert run("workers", "drain", "team/x").stdout.splitlines()[0] == "workers[team/x].drain: false → true"
+        assert rows(run("workers"))[-1][0] == "team/x (draining)"
+        assert run("workers", "undrain", "team/x").exit_code == 0
+        assert run("drain", "--worker", "team/x").stdout.splitlines()[0] == "workers[team/x].drain: false → true"
+        assert run("workers", "remove", "team/x").exit_code == 0
+        assert [worker.name for worker in operator.control.config.workers] == ["echo", "spare", "a/big:model.v1"]
+
+    def test_a_worker_without_a_header_of_its_own(self, operator, tmp_path):
+        assert run("workers", "add", "-", given='name = "plain"\nkind = "echo"\n').exit_code == 0
+        again = run("workers", "add", "-", given='name = "plain"\nkind = "echo"\n')
+        assert (again.exit_code, again.stderr) == (1, "Error: There is a worker 'plain' already\n")
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ("", "table has no name"),
+            ("name = 3\nkind = 'echo'", "table has no name"),
+            ("name = ", "is neither TOML nor JSON"),
+            ('{"name": ', "is neither TOML nor JSON"),
+            ("[" * 100_000, "is neither TOML nor JSON"),
+            ("\x00", "is neither TOML nor JSON"),
+            ("[[workers]]\nname='a'\n[[workers]]\nname='b'", "must hold one [[workers]] table"),
+            ("[[workers]]\nname='a'\n[[routes]]\nname='b'", "must hold one [[workers]] table"),
+            ("workers = 3", "must hold one [[workers]] table"),
+            ("x" * (1 << 21), "is larger than 1,048,576 bytes"),
+        ],
+        ids=lambda value: value[:12],
+    )
+    def test_what_is_no_worker(self, operator, given, told):
+        result = run("workers", "add", "-", given=given)
+        assert result.exit_code == 1
+        assert told in result.stderr
+        assert operator.control.applied == []
+
+    def test_weights(self, operator):
+        result = run("routes", "weights", "both", "spare=2.5", "a/big:model.v1=1")
+        assert result.exit_code == 0
+        shares = {share.worker: share.weight for share in operator.control.config.routes[1].workers}
+        assert shares == {"echo": 3, "spare": 2.5, "a/big:model.v1": 1}
+        assert run("routes", "weights", "both", "spare=out").exit_code == 0
+        assert [share.worker for share in operator.control.config.routes[1].workers] == ["echo", "a/big:model.v1"]
+
+    @pytest.mark.parametrize("share", ["echo", "=1", "echo=", "echo=heavy", ""])
+    def test_what_is_no_weight(self, operator, share):
+        result = run("routes", "weights", "both", share)
+        assert result.exit_code == 2
+        assert operator.control.applied == []
+
+    def test_a_refused_change_says_what_check_would(self, operator):
+        result = run("workers", "add", "-", given='name = "n"\nkind = "echo"\ntokenz = 3\nseed = -1\n')
+        assert result.exit_code == 2
+        assert "workers[n].tokenz\n    found     an unknown key\n" in result.stderr
+        assert "    nearest   tokens\n" in result.stderr
+        assert "workers[n].seed\n" in result.stderr
+        assert result.stderr.endswith("2 problems\n")
+        assert run("routes", "weights", "both", "echo=-1").exit_code == 2
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "workers drain nope",
+            "workers undrain nope",
+            "workers remove nope",
+            "drain --worker nope",
+            "workers swap nope -",
+        ],
+    )
+    def test_what_is_not_there_is_named_with_what_is(self, operator, command):
+        result = run(*command.split(), given='kind = "echo"')
+        assert result.exit_code == 1
+        assert "no worker" in result.stderr
+        assert operator.control.applied == []
+
+    def test_a_worker_in_use(self, operator):
+        result = run("workers", "remove", "spare")
+        assert (result.exit_code, result.stderr) == (1, 'Error: The worker "spare" is used by these routes: both\n')
+        assert run("workers", "remove", "spare", "--force").exit_code == 0
+
+    def test_reload_says_what_is_different_and_what_has_to_wait(self, operator):
+        operator.control.file = config(server={"port": 9000}, logging={"level": "debug"})
+        result = run("reload")
+        assert result.stdout.splitlines() == [
+            'logging.level: "info" → "debug"',
+            "Not in force before a restart:",
+            "server.port: 8080 → 9000",
+        ]
+        assert run("workers", "drain", "echo").exit_code == 0
+        assert run("reload", "--replace").stdout.splitlines()[0] == "workers[echo].drain: true → false"
+        assert operator.control.calls[-2:] == ["reload", "replace"]
+
+    def test_a_reload_that_a_shard_cannot_do(self, operator):
+        operator.control.failure = ReloadFailed("shard 1 did not answer; nothing has changed")
+        result = run("reload")
+        assert (result.exit_code, result.stderr) == (1, "Error: shard 1 did not answer; nothing has changed\n")
+
+    def test_drain_and_log_level(self, operator):
+        assert run("log-level", "debug").exit_code == 0
+        assert run("log-level", "loud").exit_code == 2
+        assert run("drain").exit_code == 0
+        assert operator.control.calls == ["level debug", "drain"]
+
+
+class TestReaching:
+    def test_nobody_there(self, tmp_path, monkeypatch):
+        (tmp_path / "pipeline.toml").write_text(f'[server]\ndata_dir = "{tmp_path}"\n')
+        for command in ("status", "workers", "routes", "drain", "reload"):
+            result = run(command, "--config", str(tmp_path / "pipeline.toml"))
+            assert result.exit_code == 1
+            assert f"no daemon answers at {tmp_path}/supervisor.sock: start one with" in result.stderr
+        result = run("status", "--url", "http://127.0.0.1:1")
+        assert (result.exit_code, result.stderr) == (
+            1,
+            "Error: nothing answers at http://127.0.0.1:1: Connection refused\n",
+        )
+
+    def test_a_configuration_that_is_being_mended_is_no_obstacle(self, operator, tmp_path):
+        with (tmp_path / "pipeline.toml").open("a") as file:
+            file.write('port = "eighty"\n[[routes]]\nworker = 3\n')
+        assert run("status").exit_code == 0
+        assert run("workers", "--config", str(tmp_path / "nowhere.toml")).exit_code == 2
+
+    def test_the_environment_overrides_the_folder(self, operator, tmp_path, monkeypatch):
+        monkeypatch.setenv("HEADGATE__SERVER__DATA_DIR", str(tmp_path / "elsewhere"))
+        assert f"{tmp_path}/elsewhere/supervisor.sock" in run("status").stderr
+        monkeypatch.setenv("HEADGATE__SERVER__DATA_DIR", str(tmp_path / "data"))
+        assert run("status").exit_code == 0
+
+    def test_options_before_or_behind_the_subcommand(self, operator, monkeypatch):
+        monkeypatch.setenv("HEADGATE_CONFIG", "/nowhere")
+        assert run("workers", "--url", operator.desk.address, "drain", "echo").exit_code == 0
+        assert run("workers", "undrain", "echo", "--url", operator.desk.address + "/").exit_code == 0
+
+    def test_the_token(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("THE_TOKEN", "right")
+        monkeypatch.delenv("HEADGATE_ADMIN_TOKEN", raising=False)
+        with desk(tmp_path, admin={"port": 0, "token": "env:THE_TOKEN"}) as operator:
+            url = ["--url", operator.desk.address]
+            missing = run("status", *url)
+            assert missing.exit_code == 1
+            assert "put it into the environment as HEADGATE_ADMIN_TOKEN" in missing.stderr
+            monkeypatch.setenv("HEADGATE_ADMIN_TOKEN", "wrong")
+            assert "does not know the token in HEADGATE_ADMIN_TOKEN" in run("status", *url).stderr
+            monkeypatch.setenv("HEADGATE_ADMIN_TOKEN", "right")
+            assert run("status", *url).exit_code == 0
+
+    def test_a_token_does_not_travel_in_the_open(self, monkeypatch):
+        monkeypatch.setenv("HEADGATE_ADMIN_TOKEN", "right")
+        result = run("status", "--url", "http://192.0.2.1:9901")
+        assert result.exit_code == 1
+        assert "would travel in the open" in result.stderr
+
+    def test_tls(self, tmp_path, monkeypatch, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("tls")
+        certificate, key = folder / "cert.pem", folder / "key.pem"
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=headgate"
+        names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run([*command.split(), *names], check=True, capture_output=True, timeout=20)
+        section = {"port": 0, "tls_certificate": str(certificate), "tls_key": str(key)}
+        with desk(tmp_path, admin=section) as operator:
+            url = ["--url", operator.desk.address]
+            untrusted = run("status", *url)
+            assert untrusted.exit_code == 1
+            assert "--cacert" in untrusted.stderr
+            assert run("status", *url, "--cacert", str(certificate)).exit_code == 0
+            assert "cannot read certificates" in run("status", *url, "--cacert", str(folder / "no")).stderr
+
+    @pytest.mark.parametrize(
+        "url", ["localhost:9901", "ftp://x", "http://", "http://x:99999", "http://u:p@x", "http://x/v1"]
+    )
+    def test_what_is_no_address(self, url):
+        result = run("status", "--url", url)
+        assert result.exit_code == 1
+        assert "expected https://HOST:PORT" in result.stderr
+
+    async def test_somebody_else_answers(self, tmp_path):
+        async def other(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+            writer.close()
+
+        server = await asyncio.start_server(other, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        result = await asyncio.to_thread(run, "workers", "--url", url)
+        assert result.exit_code == 1
+        assert "is of another version" in result.stderr
+        server.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_fit_a_terminal(tmp_path, columns, monkeypatch):
+    with desk(tmp_path, routes=[*DEFAULTS["routes"], {"name": "a-third-one", "worker": "echo"}]):
+        for command in ("status", "workers", "routes"):
+            leader, follower = pty.openpty()
+            environ = os.environ | {
+                "COLUMNS": str(columns),
+                "TERM": "xterm",
+                "HEADGATE_CONFIG": str(tmp_path / "pipeline.toml"),
+            }
+            with subprocess.Popen([str(COMMAND), command], stdout=follower, stderr=follower, env=environ) as process:
+                os.close(follower)
+                shown = b""
+                while True:
+                    try:
+                        shown += os.read(leader, 65_536)
+                    except OSError:
+                        break
+                assert process.wait(20) == 0
+            os.close(leader)
+            lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+            assert max(map(len, lines)) <= columns, command
+            if command == "workers":
+                assert any("a/big:model.v1" in line for line in lines), "names can be copied"
+                assert {"echo,", "both", "(3),", "a-third-one"} <= {word for line in lines for word in line.split()}, (
+                    "nothing is cut off"
+                )
+
+
+@pytest.mark.slow
+async def test_watch_goes_on_until_it_is_interrupted(tmp_path):
+    with desk(tmp_path) as operator:
+        process = await asyncio.create_subprocess_exec(
+            str(COMMAND), "status", "--watch", "--json", "--url", operator.desk.address, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            pictures = [json.loads(await process.stdout.readline()) for _ in range(2)]
+        assert [picture["version"] for picture in pictures] == ["1.2.3", "1.2.3"]
+        process.terminate()
+        await process.wait()
+
+
+@pytest.mark.slow
+async def test_a_real_daemon_is_watched_changed_and_ended(tmp_path):
+    """The whole way: command, socket, supervisor, shards."""
+    file = configured(tmp_path, server="shards = 2")
+
+    async def headgate(*arguments: str, given: bytes = b"") -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(str(COMMAND), *arguments, "--config", str(file)),
+            cwd=ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await process.communicate(given)
+        return process.returncode, out.decode()
+
+    async with serving(file) as daemon:
+        shown = json.loads((await headgate("status", "--json"))[1])
+        assert [process["shard"] for process in shown["processes"]] == [None, 0, 1]
+        code, out = await headgate("workers", "add", "-", given=b'name = "second"\nkind = "echo"\ntokens = 3\n')
+        assert code == 0, out
+        code, out = await headgate("routes", "weights", "echo", "second=1", "echo=0")
+        assert code == 0, out
+        assert await _answers(daemon.address, 6) == {3}
+        code, out = await headgate("workers", "remove", "echo")
+        assert code == 1, out
+        code, out = await headgate("workers", "remove", "echo", "--force")
+        assert code == 0, out
+        code, out = await headgate("reload")
+        assert code == 0, out
+        assert await _answers(daemon.address, 6) == {2}
+        assert (await headgate("drain"))[0] == 0
+        assert await daemon.ended() == 0
+
+
+async def _answers(address: str, number: int) -> set[int]:
+    """How many tokens answers have."""
+    import aiohttp  # noqa: PLC0415
+
+    tokens = set()
+    async with aiohttp.ClientSession() as session:
+        for _ in range(number):
+            async with session.post(address + "/v1/chat/completions", json=chat("two words")) as response:
+                tokens.add((await response.json())["usage"]["completion_tokens"])
+    return tokens
