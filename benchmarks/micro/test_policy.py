@@ -91,7 +91,11 @@ def test_refusal_bytes(measure: Measure, loop: asyncio.AbstractEventLoop) -> Non
     request = make_mocked_request("POST", "/v1/chat/completions", writer=wire)
     call = HttpCall(request, "r1", "X-Request-Id: r1\r\n", "", Edge(ServerSection(), loop))
     error = Overloaded("The server has no place left", place="inference", reason=Reason.QUEUE_FULL, retry_after=2.5)
-    measure("admission: the refusal's bytes", lambda: eager(cast(Reply, refusal(call, error)).write_eof()), units=1, unit="request")
+
+    def answer() -> Reply:
+        return cast(Reply, refusal(call, error))
+
+    measure("admission: the refusal's bytes", lambda: eager(answer().write_eof()), units=1, unit="request")
     assert wire.sent.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"retry-after-ms: 2500\r\n" in wire.sent
     assert b"X-Headgate-Shed-Stage: inference\r\n" in wire.sent

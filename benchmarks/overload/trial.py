@@ -59,12 +59,14 @@ def run(
     generator: Sequence[str] = GENERATOR,
     shards: int = 1,
 ) -> Outcome:
-    """`seconds` in place of the usual ones, `shards` processes that serve. Raises Interrupted before load was sent, and ConfigError."""
+    """`seconds` in place of the usual ones, `shards` processes that serve. Raises Interrupted before load was sent, and
+    ConfigError."""
     what = point(trial, "headgate", seconds)
     json_file.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         store = stack.enter_context(SlowStore(_SEARCH)) if trial.slow_store else None
-        gateway = _Watched(configuration(trial, what.planned.scenario, store.url if store else None), shards)
+        text = configuration(trial, what.planned.scenario, store.url if store else None)
+        gateway = _Watched(text, shards)
         try:
             gateway.prepare(interrupt.tick)
             measured = measure(what, gateway, json_file, interrupt, generator=generator)

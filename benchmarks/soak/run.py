@@ -197,7 +197,7 @@ class Soak:
         self._problems += self._troubles.problems
         self._problems += told(unexpected(self._seen, self._troubles.excuses))
         self._problems += self._lives.problems()
-        self._problems += log_problems(self._daemon.events, self._daemon.lines)
+        self._problems += log_problems(self._daemon.events, self._daemon.lines, self._troubles.counts)
         return Result(
             environment=environment(),
             seed=self._options.seed,

@@ -60,9 +60,9 @@ class PoolReport(_Message, frozen=True):
     """How a worker's calls go in one shard since the last report: see `pipeline.policy.leases_limit`.
 
     `waiting` and `running` are requests by class, `flows` the sessions that have any of them or asked lately, by class,
-    each counted with its weight. `held` is the largest number of calls that this shard may have under way from now on: once the
-    supervisor has read it, the rest of what was granted is free. `oldest` is the age in seconds of the oldest call
-    without a first delta.
+    each counted with its weight. `held` is the largest number of calls that this shard may have under way from now on:
+    once the supervisor has read it, the rest of what was granted is free. `oldest` is the age in seconds of the oldest
+    call without a first delta.
     """
 
     waiting: list[int]
@@ -156,18 +156,7 @@ class SetLevel(_Message, frozen=True, tag="level"):
 
 
 Message = (
-    Ready
-    | Failed
-    | Refused
-    | Prepared
-    | Committed
-    | Report
-    | Grant
-    | Prepare
-    | Commit
-    | Abort
-    | Retire
-    | SetLevel
+    Ready | Failed | Refused | Prepared | Committed | Report | Grant | Prepare | Commit | Abort | Retire | SetLevel
 )
 _decoder = msgspec.msgpack.Decoder(Message)
 _encoder = msgspec.msgpack.Encoder()
@@ -189,9 +178,7 @@ class Link(asyncio.Protocol):
         self._buffer = bytearray()
 
     @classmethod
-    async def open(
-        cls, sock: socket.socket, received: Callable[[Any], None], closed: Callable[[], None]
-    ) -> "Link":
+    async def open(cls, sock: socket.socket, received: Callable[[Any], None], closed: Callable[[], None]) -> "Link":
         loop = asyncio.get_running_loop()
         _, link = await loop.create_unix_connection(lambda: cls(received, closed), sock=sock)
         return link
@@ -224,19 +211,18 @@ class Link(asyncio.Protocol):
 
     def _messages(self) -> list[Any]:
         buffer, messages, at = self._buffer, [], 0
-        try:
-            while len(buffer) - at >= _length.size:
-                (size,) = _length.unpack_from(buffer, at)
-                if size > LONGEST:
-                    raise msgspec.DecodeError(f"a message of {size} bytes")
-                end = at + _length.size + size
-                if end > len(buffer):
-                    break
+        while len(buffer) - at >= _length.size:
+            (size,) = _length.unpack_from(buffer, at)
+            end = at + _length.size + size
+            if size <= LONGEST and end > len(buffer):
+                break
+            try:
                 messages.append(_decoder.decode(bytes(buffer[at + _length.size : end])))
-                at = end
-        except msgspec.DecodeError:
-            at = len(buffer)
-            self.close()
+            except msgspec.DecodeError:
+                at = len(buffer)
+                self.close()
+                break
+            at = end
         del buffer[:at]
         return messages
 

@@ -37,71 +37,95 @@ _ORPHAN_LIMIT = 1.0  # seconds for what is in flight when nobody is left to star
 
 async def main(child: Child) -> None:
     """From birth to the end in good order. Raises what it cannot go on after; the supervisor then starts another."""
-    config, given, memory = child.config, child.inheritance, child.memory
-    loop = asyncio.get_running_loop()
-    folder = Path(config.server.data_dir)
-    layout = MetricsLayout(given.layout)
-    cells = memory.blocks[given.seat]
-    gauges = ShardGauges(layout, cells)
-    observers = Observers(ShardMetrics(layout, cells), child.logs.hooks(), loop.call_later)
-    child.logs.on_level = lambda: observers.use(child.logs.hooks())
-    leases = Leases() if memory.shards > 1 else None
-    pipeline = await build(config, hooks=observers, allotter=leases)
-    pair = pair_of(config.server)
-    tls = None if pair is None else Tls(pair)
-    relay = Relay(given.shard, given.seat, memory, folder)
-    operations = ShardOperations(memory, folder / SOCKET_NAME, essential=demand.depends_on_knowledge(config))
-    edge = EdgeServer(
-        pipeline.ingress,
-        config.server,
-        operations,
-        shard=given.shard,
-        head_gate=config.admission.head_gate,
-        peers=relay,
-    )
-    watchdog = Watchdog(child.logs.log, config.server.stall_ms / 1000, lambda _: gauges.stalled())
-
-    def follow(config: Config) -> None:
-        before, child.config = child.config, config
-        watchdog.configure(config.server.stall_ms / 1000)
-        operations.essential = demand.depends_on_knowledge(config)
-        if config.logging.level != before.logging.level:  # else one that operators have set stays
-            child.logs.set_level(config.logging.level)
-
-    renewal = Renewal(pipeline, edge, layout, tls, send=child.send, follow=follow)
-    child.on(Prepare, renewal.prepare)
-    child.on(Commit, renewal.commit)
-    child.on(Abort, renewal.abort)
+    leases = Leases() if child.memory.shards > 1 else None
+    shard = Shard(child)
+    await shard.build(leases)
     async with AsyncExitStack() as stack:
-        stack.callback(observers.flush)
-        stack.push_async_callback(operations.aclose)
-        stack.push_async_callback(pipeline.aclose)
-        stack.push_async_callback(renewal.aclose)
-        await pipeline.start()
-        stack.push_async_callback(relay.close)
-        stack.push_async_callback(edge.stop)
-        await relay.open(edge.relayed)
-        stack.callback(Inbox(folder, edge.adopt).close)
-        await edge.start(socket.socket(fileno=given.listener), None if tls is None else tls.context)
+        await shard.open(stack)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: no collection need look at it
         gc.set_threshold(_GC_THRESHOLD)
-        watchdog.start(loop)
-        stack.callback(watchdog.stop)
-        ticking = asyncio.create_task(Ticker(pipeline, edge, relay, gauges, child.logs.writer).run())
+        shard.watchdog.start(asyncio.get_running_loop())
+        stack.callback(shard.watchdog.stop)
+        ticker = Ticker(shard.pipeline, shard.edge, shard.relay, shard.gauges, child.logs.writer)
+        ticking = asyncio.create_task(ticker.run())
         child.ready()
         if leases is not None:
-            stack.callback(_lend(child, leases, pipeline).cancel)
-        asking = asyncio.create_task(_ask_health(child, pipeline))
+            stack.callback(_lend(child, leases, shard.pipeline).cancel)
+        asking = asyncio.create_task(_ask_health(child, shard.pipeline))
         stack.callback(asking.cancel)
-        await _until_stopped(child, pipeline, ticking)
+        await _until_stopped(child, shard.pipeline, ticking)
         limit = child.config.server.drain_timeout_ms / 1000
         if child.retiring.is_set():
-            await retire(child, pipeline, edge, relay)
+            await retire(child, shard.pipeline, shard.edge, shard.relay)
             limit = 0.0
-        operations.draining = True
-        await _drain(child, pipeline, edge, limit)
+        shard.operations.draining = True
+        await _drain(child, shard.pipeline, shard.edge, limit)
         ticking.cancel()
+
+
+class Shard:
+    """The parts, and how they follow a new configuration. build → open."""
+
+    pipeline: Pipeline
+    edge: EdgeServer
+
+    def __init__(self, child: Child) -> None:
+        config, given, memory = child.config, child.inheritance, child.memory
+        self._child = child
+        self._folder = Path(config.server.data_dir)
+        self._layout = MetricsLayout(given.layout)
+        cells = memory.blocks[given.seat]
+        logs = child.logs
+        self.gauges = ShardGauges(self._layout, cells)
+        self.observers = Observers(
+            ShardMetrics(self._layout, cells), logs.hooks(), asyncio.get_running_loop().call_later
+        )
+        logs.on_level = lambda: self.observers.use(logs.hooks())
+        self.relay = Relay(given.shard, given.seat, memory, self._folder)
+        essential = demand.depends_on_knowledge(config)
+        self.operations = ShardOperations(memory, self._folder / SOCKET_NAME, essential=essential)
+        self.watchdog = Watchdog(logs.log, config.server.stall_ms / 1000, lambda _: self.gauges.stalled())
+
+    async def build(self, leases: Leases | None) -> None:
+        """Raises ConfigError."""
+        child, config = self._child, self._child.config
+        self.pipeline = await build(config, hooks=self.observers, allotter=leases)
+        pair = pair_of(config.server)
+        self._tls = None if pair is None else Tls(pair)
+        self.edge = EdgeServer(
+            self.pipeline.ingress,
+            config.server,
+            self.operations,
+            shard=child.inheritance.shard,
+            head_gate=config.admission.head_gate,
+            peers=self.relay,
+        )
+        self._renewal = Renewal(self.pipeline, self.edge, self._layout, self._tls, send=child.send, follow=self._follow)
+        child.on(Prepare, self._renewal.prepare)
+        child.on(Commit, self._renewal.commit)
+        child.on(Abort, self._renewal.abort)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Serves from now on; what ends it is put on the stack, in the reverse order."""
+        stack.callback(self.observers.flush)
+        stack.push_async_callback(self.operations.aclose)
+        stack.push_async_callback(self.pipeline.aclose)
+        stack.push_async_callback(self._renewal.aclose)
+        await self.pipeline.start()
+        stack.push_async_callback(self.relay.close)
+        stack.push_async_callback(self.edge.stop)
+        await self.relay.open(self.edge.relayed)
+        stack.callback(Inbox(self._folder, self.edge.adopt).close)
+        listener = socket.socket(fileno=self._child.inheritance.listener)
+        await self.edge.start(listener, None if self._tls is None else self._tls.context)
+
+    def _follow(self, config: Config) -> None:
+        before, self._child.config = self._child.config, config
+        self.watchdog.configure(config.server.stall_ms / 1000)
+        self.operations.essential = demand.depends_on_knowledge(config)
+        if config.logging.level != before.logging.level:  # else one that operators have set stays
+            self._child.logs.set_level(config.logging.level)
 
 
 def _lend(child: Child, leases: Leases, pipeline: Pipeline) -> "asyncio.Task[None]":

@@ -56,6 +56,9 @@ def test_sums_up_shards_and_keeps_the_loops_apart(layout):
         gauges = ShardGauges(layout, cells)
         gauges.lag(0.003 * number)
         gauges.process(connections=10 * number, lines_dropped=number)
+        gauges.tasks(5 * number)
+        for _ in range(number):
+            gauges.stalled()
     found = samples(exposition(layout, blocks, no_processes, "1"))
     assert value(found, "requests_total", route="docs", outcome="completed", stage="stream", reason="done") == 3
     assert value(found, "stage_seconds_count", stage="post") == 3
@@ -63,6 +66,8 @@ def test_sums_up_shards_and_keeps_the_loops_apart(layout):
     assert value(found, "tokens_total", direction="prompt", route="docs", worker="small") == 30
     assert value(found, "connections", shard="1") == 20
     assert value(found, "log_lines_dropped_total", shard="1") == 2
+    assert value(found, "event_loop_tasks", shard="1") == 10
+    assert value(found, "event_loop_stalls_total", shard="1") == 2
     assert value(found, "event_loop_lag_seconds_sum", shard="0") == pytest.approx(0.003)
     assert value(found, "event_loop_lag_seconds_count", shard="1") == 1
 

@@ -20,7 +20,7 @@ configurations = st.dictionaries(names, st.lists(names, min_size=1, max_size=3),
 
 def cells_of(layout: MetricsLayout) -> list[int]:
     """Every cell that means something, as often as it does."""
-    used = [layout.opened, layout.connections, layout.lines_dropped]
+    used = [layout.opened, layout.connections, layout.lines_dropped, layout.tasks, layout.stalls]
     histograms = [layout.lag]
     for stage in layout.stages.values():
         used += stage[:6]

@@ -298,6 +298,19 @@ def test_a_dead_shard_s_places_are_free_at_once():
     virtually(story)
 
 
+def test_what_a_dead_shard_may_have_used_is_used():
+    async def story() -> None:
+        house = House(2, requests_per_minute=6)
+        assert await house.shards[0].ask()
+        house.kill(house.shards[0])  # it has not told
+        await asyncio.sleep(0.06)
+        assert not await house.shards[1].ask()
+        await asyncio.sleep(10)
+        assert await house.shards[1].ask()
+
+    virtually(story)
+
+
 def test_fewer_at_once_from_now_on():
     async def story() -> None:
         house = House(2, concurrency=6)

@@ -148,6 +148,17 @@ async def test_a_request_is_not_sent_a_third_time():
         assert answer.connection_error
 
 
+async def test_a_client_that_sends_nothing_twice_has_lost_it():
+    async with (
+        ScriptedBackend(says(OK), queued=[says(OK), closes]) as backend,
+        wired(backend.base_url, resend=False) as wire,
+    ):
+        await ask(wire)
+        answer = await ask(wire)
+        assert (answer.end, answer.resent, len(backend.exchanges)) == (End.BROKEN, 0, 2)
+        assert (await ask(wire)).end is End.WHOLE
+
+
 async def test_a_request_on_a_fresh_connection_is_not_sent_again():
     async with ScriptedBackend(closes) as backend, wired(backend.base_url) as wire:
         answer = await ask(wire)

@@ -63,12 +63,15 @@ class TestUnexpected:
 
 
 class TestLog:
-    def test_what_the_soak_does_may_be_there(self):
-        assert list(log_problems({"error process_died": 9, "info process_ready": 10, "request": 900}, [])) == []
+    def test_what_the_soak_does_may_be_there_as_often_as_it_did_it(self):
+        events = {"error process_died": 3, "error reload_refused": 1, "info process_ready": 10, "request": 900}
+        assert list(log_problems(events, [], {"kill": 2, "knowledge": 1, "broken": 1})) == []
+        (problem,) = log_problems(events, [], {"kill": 2, "broken": 1})
+        assert problem == "the log has 3 lines of 'error process_died', 2 of them ours"
 
     @pytest.mark.parametrize("name", ["error stage_failed", "critical process_failed", "error (library)", "(no JSON)"])
     def test_anything_else_is_told_with_an_example(self, name):
         lines = ['{"event":"stage_failed","process_failed":1,"library":1}', "no JSON at all"]
-        (problem,) = log_problems({name: 2, "request": 900}, lines)
+        (problem,) = log_problems({name: 2, "request": 900}, lines, {"kill": 9})
         assert problem.startswith(f"the log has 2 lines of {name!r}")
         assert "as " in problem
