@@ -4,16 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv --quiet
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint types imports tests smoke bench bench-overload bench-peers lock clean
+.PHONY: help run test quick lint types imports tests smoke bench bench-overload bench-peers soak lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run     set up, load the sample documents if absent, serve on 127.0.0.1:8080"
 	@echo "make test    set up, then lint, format check, types, import rules, all tests, two minutes of mixed load"
 	@echo "make quick   the inner loop: lint, types, and the tests that take no processes"
-	@echo "make bench   the paired figures of the data path and the micro-benchmarks"
+	@echo "make bench   the paired figures of the data path, the micro-benchmarks, several shards"
 	@echo "make bench-overload  every figure of the behaviour under overload, target beside measured (about twenty minutes)"
 	@echo "make bench-peers  the same load over LiteLLM, vllm-router, TensorZero and Headgate (about twenty minutes)"
+	@echo "make soak    an hour of mixed load with kills, reloads and disconnects (MINUTES=10: ten minutes)"
 	@echo "make smoke   the two minutes of mixed load of make test"
 	@echo "make lock    resolve the dependencies of pyproject.toml anew"
 	@echo "make clean   remove the environment, caches and reports (not the collections in .headgate)"
@@ -74,12 +75,18 @@ quick: lint types imports
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.paired
 	$(BIN)/python -m benchmarks.table
+	$(BIN)/python -m benchmarks.shards
 
 bench-overload: $(DEV)
 	$(BIN)/python -m benchmarks.overload --json bench-results/overload.json --html bench-results/overload.html
 
 bench-peers: $(DEV)
 	$(BIN)/python -m benchmarks.peers --html bench-results/peers.html
+
+# An hour; `make soak MINUTES=10` for a shorter one.
+MINUTES ?= 60
+soak: $(DEV)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 smoke: $(DEV)
 	$(BIN)/python -m benchmarks.smoke

@@ -76,8 +76,15 @@ class _Wire(ResponseHandler):
 class _Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # Not public; each of the four things has a test that fails should this stop working.
+        # Not public, and nor is what follows; each of these things has a test that fails should this stop working.
         self._factory = functools.partial(_Wire, loop=self._loop)  # type: ignore[assignment] # partial is invariant
+
+    def drop_idle(self) -> None:
+        """Closes the connections that are kept and not in use."""
+        for kept in self._conns.values():
+            for wire, _ in kept:
+                wire.close()
+        self._conns.clear()
 
 
 class HttpClient:
@@ -86,6 +93,8 @@ class HttpClient:
     Times are in seconds. There is no limit on a call as a whole, nor on the wait for one of `max_connections`: those
     are the caller's. Proxies named in the environment are not used, cookies not kept, redirects not followed.
     """
+
+    _connector: _Connector
 
     def __init__(self, *, connect_timeout: float, max_connections: int, keep_idle: float) -> None:
         self._connect_timeout = connect_timeout
@@ -119,13 +128,12 @@ class HttpClient:
     async def _answer(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> aiohttp.ClientResponse:
-        """A server that closes one idle connection has often closed them all: each is tried once, then a new one."""
-        for _ in range(self._max_connections):
-            try:
-                return await self._request(method, url, headers, body)
-            except StaleConnectionError:
-                continue
-        return await self._request(method, url, headers, body)
+        """A server that has closed one idle connection has often closed them all: the second try is on a new one."""
+        try:
+            return await self._request(method, url, headers, body)
+        except StaleConnectionError:
+            self._connector.drop_idle()
+            return await self._request(method, url, headers, body)
 
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
@@ -142,8 +150,9 @@ class HttpClient:
         if self._closed:
             raise WorkerError(WorkerErrorKind.UNREACHABLE, "the worker is closed")
         if self._session is None:
+            self._connector = _Connector(limit=self._max_connections, keepalive_timeout=self._keep_idle)
             self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=self._max_connections, keepalive_timeout=self._keep_idle),
+                connector=self._connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_READ_AHEAD,

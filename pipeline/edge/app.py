@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -116,6 +116,18 @@ class EdgeServer:
         for connection in list(self._http.connections):
             if isinstance(connection, Connection) and (sock := connection.surrender()) is not None:
                 yield sock
+
+    @property
+    def secure(self) -> bool:
+        return self._tls is not None
+
+    def after_answer(self, callback: Callable[[], None] | None) -> None:
+        """`callback` is called soon after each answer from now on, when its connection is idle."""
+        self._edge.after_answer = callback
+
+    def say_goodbye(self) -> None:
+        """Answers tell from now on that their connection closes."""
+        self._edge.draining = True
 
     def leave(self) -> None:
         """Accepts no more; what the kernel has made already others accept."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from multidict import MultiMapping
@@ -15,15 +15,17 @@ from pipeline.core.ticket import Ticket
 
 class Edge:
     """What all calls share. `draining`: answers say that their connection closes; `stopping`: what ends now, ends
-    because of us. `loop` is kept because until Python 3.12 asking for the running one is a system call."""
+    because of us. `after_answer` is called soon after each answer, once its connection is idle. `loop` is kept because
+    until Python 3.12 asking for the running one is a system call."""
 
-    __slots__ = ("draining", "loop", "server", "stopping")
+    __slots__ = ("after_answer", "draining", "loop", "server", "stopping")
 
     def __init__(self, server: ServerSection, loop: asyncio.AbstractEventLoop) -> None:
         self.server = server
         self.loop = loop
         self.draining = False
         self.stopping = False
+        self.after_answer: Callable[[], None] | None = None
 
 
 class Events(Protocol):

@@ -54,6 +54,8 @@ class Dispatcher:
         content = request.content
         if self._edge.draining or not content.is_eof() or content.exception() is not None:
             response.force_close()
+        if self._edge.after_answer is not None:
+            self._edge.loop.call_soon(self._edge.after_answer)
         return response
 
     def _find(self, request: web.BaseRequest) -> Handler:

@@ -57,8 +57,7 @@ async def main(child: Child) -> None:
         await _until_stopped(child, shard.pipeline, ticking)
         limit = child.config.server.drain_timeout_ms / 1000
         if child.retiring.is_set():
-            await retire(child, shard.pipeline, shard.edge, shard.relay)
-            limit = 0.0
+            limit = await retire(child, shard.pipeline, shard.edge, shard.relay)
         shard.operations.draining = True
         await _drain(child, shard.pipeline, shard.edge, limit)
         ticking.cancel()

@@ -30,6 +30,7 @@ from pipeline.process.lender import Lender
 from pipeline.process.link import SetLevel
 from pipeline.process.prepare import SOCKET_NAME, address_of, claimed, listening
 from pipeline.process.reloading import Reloader, Version
+from pipeline.process.sweep import Sweep
 from pipeline.process.takeover import Takeover
 from pipeline.process.tls import warn_of_validity
 
@@ -56,6 +57,7 @@ async def supervise(loaded: Loaded, logs: Logs, say: Say) -> int:
         handed_out = held.enter_context(handout(running.whole, layout.history))
         given = Inheritance("", -1, os.getpid(), -1, memory.descriptor, -1, lock, -1)
         crew = Crew(layout, memory, given, listener.fileno(), handed_out)
+        crew.follow(Sweep(Path(config.server.data_dir)))
         supervisor = Supervisor(running, loaded.path, crew, listener, logs=logs, say=say)
         try:
             return await supervisor.run()

@@ -195,12 +195,14 @@ async def test_a_connection_closed_while_idle_is_replaced():
             assert len(backend.exchanges) == 3
 
 
-async def test_all_connections_closed_while_idle_are_replaced():
+async def test_one_connection_closed_while_idle_speaks_for_all():
     for ending in (says_and_closes(b""), says_and_resets(b"")):
         async with calling(says(STREAMED)) as (worker, backend):
             assert await asyncio.gather(*(outcome(worker, ask()) for _ in range(5))) == ["hello"] * 5
             assert backend.connections == 5
-            backend.queued += [ending] * 5
+            backend.queued.append(ending)
+            assert await outcome(worker, ask()) == "hello"
+            assert backend.exchanges[-1].connection == 6  # none of the four others, which may be closed as well
             assert await outcome(worker, ask()) == "hello"
             assert backend.connections == 6
 
