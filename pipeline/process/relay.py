@@ -60,6 +60,7 @@ class Relay:
         self._ways: dict[int, Way] = {}  # by process
         self._avoided: set[int] = set()
         self._serving = 0
+        self._stirred: Callable[[], None] | None = None
         self._server: asyncio.AbstractServer | None = None
         self._doors: set[Door] = set()
 
@@ -104,6 +105,13 @@ class Relay:
     def served(self, more: int) -> None:
         self._serving += more
         self._own.load = self._serving
+        if self._stirred is not None:
+            callback, self._stirred = self._stirred, None
+            callback()
+
+    def when_there_is(self, callback: Callable[[], None]) -> None:
+        """See `pipeline.process.teller.Work`."""
+        self._stirred = callback
 
     def tick(self, now: float) -> None:
         """Ten times a second: connects to processes that are new, and ends what stands at others beyond its

@@ -23,7 +23,7 @@ from pipeline.process.prepare import SOCKET_NAME
 from pipeline.process.relay import Relay
 from pipeline.process.renewal import Renewal
 from pipeline.process.retiring import retire
-from pipeline.process.teller import INTERVAL, Teller
+from pipeline.process.teller import Teller
 from pipeline.process.ticker import Ticker
 from pipeline.process.tls import Tls, pair_of
 from pipeline.process.watchdog import Watchdog
@@ -51,7 +51,7 @@ async def main(child: Child) -> None:
         ticking = asyncio.create_task(ticker.run())
         child.ready()
         if leases is not None:
-            stack.callback(_lend(child, leases, shard.pipeline).cancel)
+            stack.callback(_lend(child, leases, shard).cancel)
         asking = asyncio.create_task(_ask_health(child, shard.pipeline))
         stack.callback(asking.cancel)
         await _until_stopped(child, shard.pipeline, ticking)
@@ -127,17 +127,11 @@ class Shard:
             self._child.logs.set_level(config.logging.level)
 
 
-def _lend(child: Child, leases: Leases, pipeline: Pipeline) -> "asyncio.Task[None]":
+def _lend(child: Child, leases: Leases, shard: Shard) -> "asyncio.Task[None]":
     """Limits that all shards have in common: asks for what is needed here, as long as the task runs."""
-    teller = Teller(leases, child.send, on_grant=pipeline.flow.inference.nudge)
+    teller = Teller(leases, child.send, on_grant=shard.pipeline.flow.inference.nudge)
     child.on(Grant, lambda grant: teller.granted(grant, time.monotonic()))
-
-    async def tick() -> None:
-        while True:
-            teller.tick(time.monotonic())
-            await asyncio.sleep(INTERVAL)
-
-    return asyncio.create_task(tick())
+    return asyncio.create_task(teller.run(shard.relay))
 
 
 async def _ask_health(child: Child, pipeline: Pipeline) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
 from pipeline.policy.leases import Leases
 from pipeline.policy.leases_credit import Answer, Credit
@@ -11,7 +13,16 @@ from pipeline.policy.limits import KeyQuota
 from pipeline.process.link import AccountReport, Grant, PoolReport, Report
 
 INTERVAL = 0.02  # seconds between two ticks
+QUIET_TICKS = 100  # two seconds: what is remembered of sessions and unused credit has been told by then
 PATIENCE = 0.1  # seconds that a request waits for what its key lacks here
+
+
+class Work(Protocol):
+    """What a shard has to do."""
+
+    def when_there_is(self, callback: Callable[[], None]) -> None:
+        """`callback` is called once, when the next request comes to be served here, or one that is here ends."""
+        ...
 
 
 class Teller:
@@ -34,8 +45,8 @@ class Teller:
         self.waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # requests, by the account that they lack
         leases.register.lender = self
 
-    def tick(self, now: float) -> None:
-        """Every `INTERVAL`."""
+    def tick(self, now: float) -> bool:
+        """Every `INTERVAL`. False: nothing has changed since the last one."""
         pools: dict[str, PoolReport] = {}
         for name, limit in self._leases.limits.items():
             if limit.yielded is None:
@@ -48,8 +59,23 @@ class Teller:
             news = account.news(now)
             if any(news):
                 accounts[name] = AccountReport(*news, wanted=0.0)
-        if pools or accounts:
-            self._send(Report(self._seen, pools, accounts))
+        if not (pools or accounts):
+            return False
+        self._send(Report(self._seen, pools, accounts))
+        return True
+
+    async def run(self, work: Work) -> None:
+        """Ticks until cancelled; where nothing has changed for a while, only again when there is work."""
+        quiet = 0
+        while True:
+            quiet = 0 if self.tick(self._clock()) else quiet + 1
+            if quiet < QUIET_TICKS:
+                await asyncio.sleep(INTERVAL)
+                continue
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            work.when_there_is(partial(_resolve, [woken]))
+            await woken
+            quiet = 0
 
     def granted(self, grant: Grant, now: float) -> None:
         """From the supervisor. What it takes away or asks back is confirmed at once: somebody waits for it."""

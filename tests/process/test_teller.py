@@ -17,7 +17,7 @@ from pipeline.policy.limits import KeyQuota, OwnPlaces, TokenBucket, per_minute
 from pipeline.process.bank import INTERVAL as BANK_INTERVAL
 from pipeline.process.bank import Bank
 from pipeline.process.link import Grant, Link, Report
-from pipeline.process.teller import INTERVAL, Teller
+from pipeline.process.teller import INTERVAL, QUIET_TICKS, Teller
 from tests.process.shards import config
 
 
@@ -447,3 +447,34 @@ def test_places_of_our_own():
     assert places.left == 0
     places.free()
     assert places.left == 1
+
+
+async def test_a_shard_without_work_says_nothing_until_it_has_some(monkeypatch):
+    monkeypatch.setattr("pipeline.process.teller.INTERVAL", 0.001)
+    ticks = 0
+    woken: list = []
+
+    class Work:
+        def when_there_is(self, callback) -> None:
+            woken.append(callback)
+
+    class Counting(Teller):
+        def tick(self, now: float) -> bool:
+            nonlocal ticks
+            ticks += 1
+            return super().tick(now)
+
+    teller = Counting(Leases(), lambda _: None, on_grant=lambda: None)
+    running = asyncio.create_task(teller.run(Work()))
+    async with asyncio.timeout(5):
+        while not woken:
+            await asyncio.sleep(0.001)
+    assert ticks == QUIET_TICKS
+    await asyncio.sleep(0.02)
+    assert ticks == QUIET_TICKS
+    woken.pop()()
+    async with asyncio.timeout(5):
+        while not woken:
+            await asyncio.sleep(0.001)
+    assert ticks == 2 * QUIET_TICKS
+    running.cancel()
