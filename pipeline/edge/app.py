@@ -50,7 +50,7 @@ class EdgeServer:
         peers: Peers | None = None,
     ) -> None:
         self._ingress = ingress
-        peers = peers or Alone()
+        self._peers = peers = peers or Alone()
         self._edge = Edge(server, asyncio.get_running_loop())
         self._limits = Limits(server)
         self._bodies = BodyReader(server)
@@ -108,7 +108,7 @@ class EdgeServer:
 
     def adopt(self, sock: socket.socket) -> None:
         """Goes on with a connection that another process has surrendered."""
-        self._arrives(sock)
+        self._arrives(sock, moved=True)
 
     def surrender(self) -> Iterator[socket.socket]:
         """The sockets of connections on which nothing is under way, each to be taken on by another process: what is
@@ -164,23 +164,24 @@ class EdgeServer:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _arrives(self, sock: socket.socket) -> None:
+    def _arrives(self, sock: socket.socket, *, moved: bool = False) -> None:
         if self._tls is not None and len(self._arriving) >= self._limits.connections:
             sock.close()  # without TLS there is nothing to say it by
             return
         sock.setblocking(False)
-        task = self._edge.loop.create_task(self._take_in(sock))
+        task = self._edge.loop.create_task(self._take_in(sock, moved=moved))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
-    async def _take_in(self, sock: socket.socket) -> None:
+    async def _take_in(self, sock: socket.socket, *, moved: bool) -> None:
         """With TLS, only once that is agreed on. Who fails at it, or takes longer than for a head, is closed: it would
         not understand an answer."""
         loop, tls = self._edge.loop, self._tls
-        limits = (None, None) if tls is None else (self._limits.head_seconds, LINGER_S)
+        handshake, shutdown = (None, None) if tls is None else (self._limits.head_seconds, LINGER_S)
+        made = partial(self._connection, moved=moved)
         with suppress(OSError):
             await loop.connect_accepted_socket(
-                self._connection, sock, ssl=tls, ssl_handshake_timeout=limits[0], ssl_shutdown_timeout=limits[1]
+                made, sock, ssl=tls, ssl_handshake_timeout=handshake, ssl_shutdown_timeout=shutdown
             )
 
     def _close_idle(self, *, fresh: bool) -> None:
@@ -203,10 +204,24 @@ class EdgeServer:
         for waiting in tuple(self._refusals):
             waiting.close()
 
-    def _connection(self) -> asyncio.Protocol:
+    def _connection(self, *, moved: bool = False) -> asyncio.Protocol:
+        """`moved`: another process has given it to us."""
         if self._http.open >= self._limits.connections:
             return Refusal(self._limits, self._refusals, self._count_refused)
-        return self._http()
+        connection = self._http()
+        if not (moved or self._peers.alone or self.secure):
+            self._edge.loop.call_soon(self._settle, connection)
+        return connection
+
+    def _settle(self, connection: Connection) -> None:
+        """A new connection goes to the shard that has fewest: whose process the kernel wakes first is left to chance,
+        and a client may keep it for good."""
+        give = self._peers.roomier(self._http.open)
+        if give is None:
+            return
+        sock = connection.surrender()
+        if sock is not None and not give(sock):
+            self.adopt(sock)
 
     def _count_refused(self, data: bytes) -> None:
         """A prompt that found no connection is a request like any other, and shed."""

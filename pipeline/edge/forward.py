@@ -5,6 +5,7 @@ It is counted here, because here is who would know if the owner died.
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
@@ -80,6 +81,11 @@ class Peers(Protocol):
         """So many more (or, negative, fewer) requests are being served here."""
         ...
 
+    def roomier(self, connections: int) -> Callable[[socket.socket], bool] | None:
+        """So many clients are connected here; where another shard has clearly fewer: what takes a new one's connection
+        there. That returns False where it could not be taken."""
+        ...
+
 
 class Alone:
     """A process without others beside it."""
@@ -91,6 +97,9 @@ class Alone:
 
     def served(self, more: int) -> None:
         pass
+
+    def roomier(self, connections: int) -> None:  # noqa: ARG002 - the protocol's signature
+        return None
 
 
 class Routing(msgspec.Struct, frozen=True):

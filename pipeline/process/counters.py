@@ -46,7 +46,7 @@ class Peer(NamedTuple):
 
 class Slot:
     """What the board says about one process. `pulse` is when its event loop turned last, in seconds of the monotonic
-    clock; `load` how many requests are open there."""
+    clock; `load` how many requests are being served there, `connections` how many clients are connected."""
 
     def __init__(self, cells: memoryview, first: int) -> None:
         self._cells = cells
@@ -94,15 +94,23 @@ class Slot:
     def load(self, requests: int) -> None:
         self._cells[self._first + 5] = requests
 
+    @property
+    def connections(self) -> int:
+        return self._cells[self._first + 6]
+
+    @connections.setter
+    def connections(self, number: int) -> None:
+        self._cells[self._first + 6] = number
+
     def born(self, pid: int) -> None:
         self._cells[self._first + 1] = pid
         self._cells[self._first + 2] = time.time_ns()
-        self._cells[self._first + 4] = self._cells[self._first + 5] = 0
+        self._cells[self._first + 4] = self._cells[self._first + 5] = self._cells[self._first + 6] = 0
         self.state = State.STARTING
 
     def died(self) -> None:
         self.state = State.DOWN
-        self._cells[self._first + 1] = self._cells[self._first + 5] = 0
+        self._cells[self._first + 1] = self._cells[self._first + 5] = self._cells[self._first + 6] = 0
 
 
 class SharedMemory:

@@ -23,6 +23,7 @@ from pipeline.edge.relayed import Back, RelayedCall
 from pipeline.knowledge.places import socket_address
 from pipeline.policy.affinity import owner
 from pipeline.process.counters import Peer, SharedMemory
+from pipeline.process.handover import Outbox
 from pipeline.process.wire import Wire
 
 _HELLO, _ASK, _CANCEL, _CREDIT, _WHOLE, _DATA, _END = range(7)
@@ -30,7 +31,7 @@ _HELLO, _ASK, _CANCEL, _CREDIT, _WHOLE, _DATA, _END = range(7)
 UNSENT_MAX = 1 << 26  # bytes that a shard may be behind in taking what it is handed
 _AVOID_SECONDS = 1.0  # how long a process that broke off is not tried again
 _UNEVEN = 1.25  # times as much to do as elsewhere, and
-_MORE = 2  # so many requests more, before one without a session is handed over
+_MORE = 2  # so many more, before a request without a session or a new connection is handed over
 
 Serve = Callable[[int, Asked, int, Back], tuple[RelayedCall, Coroutine[Any, Any, None]]]
 
@@ -58,6 +59,8 @@ class Relay:
         self._generation = -1
         self._peers: dict[int, Peer] = {}
         self._ways: dict[int, Way] = {}  # by process
+        self._outboxes: dict[int, Outbox] = {}  # by process
+        self._given: dict[int, int] = {}  # connections, since the last tick
         self._avoided: set[int] = set()
         self._serving = 0
         self._stirred: Callable[[], None] | None = None
@@ -90,6 +93,8 @@ class Relay:
             door.wire.close()
         for way in list(self._ways.values()):
             way.wire.close()
+        for outbox in self._outboxes.values():
+            outbox.close()
 
     # Where a request goes.
 
@@ -113,9 +118,23 @@ class Relay:
         """See `pipeline.process.teller.Work`."""
         self._stirred = callback
 
-    def tick(self, now: float) -> None:
+    def roomier(self, connections: int) -> Callable[[socket.socket], bool] | None:
+        if self._memory.generation != self._generation:
+            self._look()
+        self._own.connections = connections
+        others = [peer for peer in self._peers.values() if peer.pid != self._pid]
+        if not others or len(others) == len(self._peers):
+            return None
+        least = min(others, key=self._connections)
+        if connections <= _UNEVEN * self._connections(least) + _MORE:
+            return None
+        return partial(self._give, least.pid)
+
+    def tick(self, now: float, connections: int) -> None:
         """Ten times a second: connects to processes that are new, and ends what stands at others beyond its
-        deadline."""
+        deadline. So many clients are connected here."""
+        self._own.connections = connections
+        self._given.clear()
         if self._memory.generation != self._generation:
             self._look()
         for way in list(self._ways.values()):
@@ -137,6 +156,19 @@ class Relay:
         way = self._ways.get(peer.pid)
         return max(self._memory.seats[peer.seat].load, 0 if way is None else way.pending)
 
+    def _connections(self, peer: Peer) -> int:
+        """As it says itself, and what it may not have said yet."""
+        return self._memory.seats[peer.seat].connections + self._given.get(peer.pid, 0)
+
+    def _give(self, pid: int, sock: socket.socket) -> bool:
+        try:
+            if pid not in self._outboxes:
+                self._outboxes[pid] = Outbox(self._folder, pid)
+        except OSError:
+            return False
+        self._given[pid] = self._given.get(pid, 0) + 1
+        return not self._outboxes[pid].give(iter([sock]))
+
     def _look(self) -> None:
         """Who takes requests now."""
         self._generation = self._memory.generation
@@ -147,6 +179,8 @@ class Relay:
             if pid not in wanted:
                 del self._ways[pid]
                 way.finish()
+        for pid in self._outboxes.keys() - wanted.keys():
+            self._outboxes.pop(pid).close()
         for pid, peer in wanted.items():
             if pid not in self._ways:
                 self._ways[pid] = Way(self._loop, peer, self._shard, relay_path(self._folder, pid), self._down)

@@ -41,7 +41,7 @@ class Ticker:
         now = time.monotonic()
         flow, gauges = self._pipeline.flow, self._gauges
         flow.tick(now)
-        self._relay.tick(now)
+        self._relay.tick(now, self._edge.connections)
         for stage in flow.stages:
             gauges.stage(stage.place, stage.inbox.statistics(now), stage.active)
         gauges.workers(flow.lanes, now)

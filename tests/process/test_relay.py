@@ -232,7 +232,7 @@ async def test_an_owner_that_stands_still_does_not_keep_a_client_beyond_its_dead
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(5):
             while not asking.done():
-                first.relay.tick(loop.time())
+                first.relay.tick(loop.time(), 1)
                 await asyncio.sleep(0.02)
         async with await asking as answer:
             assert answer.status == 504
