@@ -29,6 +29,7 @@ from pipeline.edge.relayed import Back, RelayedCall
 from pipeline.ingress import Ingress
 
 FIRST_REQUEST_GRACE_S = 0.25  # at drain, for connections that were made just before
+_CLOSING_S = 0.002  # a turn of the event loop or two
 STOP_GRACE_S = 1.0  # for the last answers to be written
 
 
@@ -68,6 +69,7 @@ class EdgeServer:
         self._listener: asyncio.Server | Acceptor | None = None
         self._backlog: socket.socket | None = None
         self._arriving: set[asyncio.Task[object]] = set()
+        self._moving = 0  # connections given away that still count as open
         self._refusals: set[Refusal] = set()
 
     @property
@@ -210,18 +212,23 @@ class EdgeServer:
             return Refusal(self._limits, self._refusals, self._count_refused)
         connection = self._http()
         if not (moved or self._peers.alone or self.secure):
-            self._edge.loop.call_soon(self._settle, connection)
+            connection.made = self._settle
         return connection
 
     def _settle(self, connection: Connection) -> None:
         """A new connection goes to the shard that has fewest: whose process the kernel wakes first is left to chance,
         and a client may keep it for good."""
-        give = self._peers.roomier(self._http.open)
-        if give is None:
+        give = self._peers.roomier(self._http.open - self._moving)
+        sock = None if give is None else connection.surrender()
+        if give is None or sock is None:
             return
-        sock = connection.surrender()
-        if sock is not None and not give(sock):
+        self._moving += 1  # until the loop has told the connection that it is closed
+        self._edge.loop.call_later(_CLOSING_S, self._moved)
+        if not give(sock):
             self.adopt(sock)
+
+    def _moved(self) -> None:
+        self._moving -= 1
 
     def _count_refused(self, data: bytes) -> None:
         """A prompt that found no connection is a request like any other, and shed."""

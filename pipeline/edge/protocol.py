@@ -54,7 +54,19 @@ class Limits:
 
 
 class Connection(RequestHandler):
-    __slots__ = ("_after_head", "_body", "_gate", "_head_timer", "_limits", "_received", "_stalled", "_unwanted")
+    """`made` is called once it is there."""
+
+    __slots__ = (
+        "_after_head",
+        "_body",
+        "_gate",
+        "_head_timer",
+        "_limits",
+        "_received",
+        "_stalled",
+        "_unwanted",
+        "made",
+    )
 
     def __init__(self, manager: web.Server, limits: Limits, gate: HeadGate | None, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -66,6 +78,12 @@ class Connection(RequestHandler):
         self._unwanted = 0  # bytes still to come of a body whose request the head gate has refused
         self._head_timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self.made: Callable[[Connection], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.made is not None:
+            self.made(self)
 
     @property
     def idle(self) -> bool:

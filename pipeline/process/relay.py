@@ -60,7 +60,7 @@ class Relay:
         self._peers: dict[int, Peer] = {}
         self._ways: dict[int, Way] = {}  # by process
         self._outboxes: dict[int, Outbox] = {}  # by process
-        self._given: dict[int, int] = {}  # connections, since the last tick
+        self._given: dict[int, int] = {}  # connections that it should have, by process; until the next tick
         self._avoided: set[int] = set()
         self._serving = 0
         self._stirred: Callable[[], None] | None = None
@@ -128,7 +128,7 @@ class Relay:
         least = min(others, key=self._connections)
         if connections <= _UNEVEN * self._connections(least) + _MORE:
             return None
-        return partial(self._give, least.pid)
+        return partial(self._give, least)
 
     def tick(self, now: float, connections: int) -> None:
         """Ten times a second: connects to processes that are new, and ends what stands at others beyond its
@@ -157,16 +157,18 @@ class Relay:
         return max(self._memory.seats[peer.seat].load, 0 if way is None else way.pending)
 
     def _connections(self, peer: Peer) -> int:
-        """As it says itself, and what it may not have said yet."""
-        return self._memory.seats[peer.seat].connections + self._given.get(peer.pid, 0)
+        """As it says itself, or as we know better: what we have just given it it has not taken in yet."""
+        told = self._memory.seats[peer.seat].connections
+        return max(told, self._given.get(peer.pid, 0))
 
-    def _give(self, pid: int, sock: socket.socket) -> bool:
+    def _give(self, peer: Peer, sock: socket.socket) -> bool:
+        pid = peer.pid
         try:
             if pid not in self._outboxes:
                 self._outboxes[pid] = Outbox(self._folder, pid)
         except OSError:
             return False
-        self._given[pid] = self._given.get(pid, 0) + 1
+        self._given[pid] = self._connections(peer) + 1
         return not self._outboxes[pid].give(iter([sock]))
 
     def _look(self) -> None:
