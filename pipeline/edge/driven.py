@@ -31,7 +31,9 @@ class Driven:
         waiting.remove_done_callback(self._step)
         self._run(self._coroutine.throw, asyncio.CancelledError())
 
-    def _step(self, _: "asyncio.Future[Any] | None") -> None:
+    def _step(self, done: "asyncio.Future[Any] | None") -> None:
+        if self.done or done is not self._waiting:  # cancelled when this call was already on its way
+            return
         self._waiting = None
         self._run(self._coroutine.send, None)
 

@@ -120,6 +120,7 @@ class Exchange:
         ingress, caller = self._ingress, ticket.caller
         if caller is None:
             raise StageFailed("The request has no caller")
+        ticket.session_id, ticket.stream = routing.session_id, routing.stream  # for the log, should the owner die
         section = ingress.routes.get(routing.model or "")
         if section is not None:
             ingress.route(ticket, section.name)
@@ -135,8 +136,6 @@ class Exchange:
             ticket.arrived,
             body,
         )
-        call.ticket = None  # the owner knows the fields that it has because of its ticket
-        call.server = f"X-Headgate-Shard: {road.shard}\r\nServer: headgate\r\n"
         return await forwarded.response(road, asked)
 
     def _failed(self, call: Call, ticket: Ticket, error: BaseException) -> Response:

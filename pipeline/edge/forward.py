@@ -7,6 +7,8 @@ It is counted here, because here is who would know if the owner died.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -108,6 +110,7 @@ class Routing(msgspec.Struct, frozen=True):
     model: str | None = None
     session_id: str | None = None
     timeout: float | None = None  # seconds, where the body says so
+    stream: bool = False
 
 
 class Forwarded:
@@ -131,6 +134,8 @@ class Forwarded:
         """Hands the request over and waits for the end of its answer. Raises `Overloaded`."""
         self._number = road.ask(asked, self)
         self._road = road
+        self._call.ticket = None  # the owner knows the fields that it has because of its ticket
+        self._call.server = f"X-Headgate-Shard: {road.shard}\r\nServer: headgate\r\n"
         self._ticket.owner = road.shard
         self._ticket.sink = cast(Any, self)  # only `fail` is ever called: what else there is goes the owner's way
         try:
@@ -165,7 +170,7 @@ class Forwarded:
         else:
             task = asyncio.ensure_future(pending)
             self._ticket.tasks.append(task)
-            task.add_done_callback(lambda _: self._took(len(frames)))
+            task.add_done_callback(partial(self._drained, len(frames)))
 
     def end(self, frames: bytes, ended: Ended) -> None:
         """The last of a stream."""
@@ -230,6 +235,12 @@ class Forwarded:
     def _finish(self, reply: EventReply) -> None:
         if not self._over.done():
             self._over.set_result(cast(Response, reply))
+
+    def _drained(self, size: int, task: "asyncio.Future[None]") -> None:
+        with suppress(ValueError):  # the ticket has ended, and let go of it
+            self._ticket.tasks.remove(task)
+        if not task.cancelled() and task.exception() is None:  # else the client has gone, as its handler will be told
+            self._took(size)
 
     def _took(self, size: int) -> None:
         self._taken += size

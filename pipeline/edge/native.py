@@ -64,7 +64,9 @@ class PromptDialect:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Routing(session_id=head.session_id(headers))
         timeout = fields.timeout_ms / 1000 if isinstance(fields.timeout_ms, int) else None
-        return Routing(text_of(fields.route), text_of(fields.session_id) or head.session_id(headers), timeout)
+        return Routing(
+            text_of(fields.route), text_of(fields.session_id) or head.session_id(headers), timeout, stream=True
+        )
 
     def broken(self, error: HeadgateError) -> bytes:
         return sse.event(b"error", error_json(error))

@@ -28,6 +28,7 @@ class _Routing(msgspec.Struct, frozen=True):
 
     model: Any = None
     prompt_cache_key: Any = None
+    stream: Any = None
 
 
 _decode_routing = msgspec.json.Decoder(_Routing).decode
@@ -47,7 +48,8 @@ class ChatDialect:
             fields = _decode_routing(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return Routing(session_id=head.session_id(headers))
-        return Routing(text_of(fields.model), head.session_id(headers) or text_of(fields.prompt_cache_key))
+        session = head.session_id(headers) or text_of(fields.prompt_cache_key)
+        return Routing(text_of(fields.model), session, stream=fields.stream is True)
 
     def broken(self, error: HeadgateError) -> bytes:
         return sse.data(error_json(error))

@@ -70,6 +70,7 @@ class Relay:
     async def open(self, serve: Serve) -> None:
         """From now on other shards can hand over requests."""
         path = relay_path(self._folder, self._pid)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
         path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)
@@ -92,7 +93,7 @@ class Relay:
         for door in list(self._doors):
             door.wire.close()
         for way in list(self._ways.values()):
-            way.wire.close()
+            way.close()
         for outbox in self._outboxes.values():
             outbox.close()
 
@@ -258,6 +259,10 @@ class Way:
         self._finishing = True
         self._perhaps_finish()
 
+    def close(self) -> None:
+        self._connecting.cancel()
+        self.wire.close()
+
     def end_overdue(self, now: float) -> None:
         for back in [back for back in self._pending.values() if back.deadline < now]:
             back.overdue()
@@ -273,6 +278,7 @@ class Way:
         if not self._broken:
             await asyncio.shield(self._connecting)
         if not self.wire.open:
+            self._closed()  # it may be closing, and the event loop has not said so yet: nobody must wait for that
             raise ConnectionError(f"shard {self.shard} has gone")
 
     def _received(self, frame: list[Any]) -> None:
@@ -296,7 +302,7 @@ class Way:
 
     def _perhaps_finish(self) -> None:
         if self._finishing and not self._pending:
-            self.wire.close()
+            self.close()
 
     def _closed(self) -> None:
         if self._broken:

@@ -274,3 +274,30 @@ async def test_a_shard_that_is_replaced_hands_over_what_comes(tmp_path):
         async with client.post(first.url + "/v1/chat/completions", json=PROMPT) as answer:
             assert (answer.status, answer.headers["X-Headgate-Shard"]) == (200, "1")
         assert second.relay.relayed == 0
+
+
+async def test_a_way_that_is_closing_is_not_waited_for(tmp_path):
+    """The event loop says so a turn later; until then it was tried again and again, and that turn never came."""
+    async with twins(tmp_path) as ((first, _), _):
+        session = session_of(1)
+        way = first.relay.road(session)
+        await way.ready()
+        way.wire._transport.close()
+        with pytest.raises(ConnectionError):
+            await way.ready()
+        assert first.relay.road(session) is None  # the next choice
+
+
+async def test_what_is_lost_with_its_owner_is_logged_for_what_it_was(tmp_path):
+    slow = config(workers=[{"name": "echo", "kind": "echo", "first_token_ms": 60_000}])
+    async with twins(tmp_path, slow) as ((first, second), _), aiohttp.ClientSession() as client:
+        headers = {"X-Session-Id": session_of(1)}
+        body = PROMPT | {"stream": True}
+        asking = asyncio.create_task(client.post(first.url + "/v1/chat/completions", json=body, headers=headers))
+        await _until(lambda: second.pipeline.ingress.tickets)
+        for door in list(second.relay._doors):
+            door.wire.abort()
+        async with await asking as answer:
+            assert answer.status == 503
+        lost = first.books.ended[-1]
+        assert (lost.owner, lost.stream, lost.session_id, lost.route) == (None, True, session_of(1), "echo")
