@@ -26,7 +26,7 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "tls_key": "file with the certificate's private key in PEM",
         "data_dir": "collections, converted models, sockets; relative to the working directory",
         "backlog": "connections that wait to be accepted",
-        "max_connections": "open connections at once",
+        "max_connections": "open connections at once, in each shard",
         "max_head_bytes": "of a request's line and headers",
         "max_body_bytes": "of a request's body; larger: 413",
         "head_timeout_ms": "for a request's head to arrive; else 408",

@@ -32,6 +32,13 @@ class Problem(Struct, frozen=True):
         ]
         return [*lines, f"    nearest   {self.hint}"] if self.hint else lines
 
+    @property
+    def line(self) -> str:
+        """The same on one line, for a log."""
+        place = f" ({self.where})" if self.where else ""
+        nearest = f"; nearest {self.hint}" if self.hint else ""
+        return " ".join(f"{self.path}: found {self.found}; expected {self.expected}{nearest}{place}".split())
+
 
 class ConfigError(Exception):
     """Raised when a configuration is refused, or when a secret that it refers to cannot be read."""
@@ -51,6 +58,13 @@ class Unreadable(Exception):
         super().__init__(found)
         self.found = found
         self.expected = expected
+
+
+def in_lines(problems: Sequence[Problem], most: int = 20, longest: int = 400) -> list[str]:
+    """For a log: a line for each of the first `most`, of at most `longest` characters, and how many more there are."""
+    lines = [problem.line for problem in problems[:most]]
+    lines = [line if len(line) <= longest else line[: longest - 1] + "…" for line in lines]
+    return [*lines, f"and {len(problems) - most} more"] if len(problems) > most else lines
 
 
 def report(problems: Sequence[Problem], emphasise: Callable[[str], str] = str) -> str:

@@ -4,6 +4,18 @@ from pathlib import Path
 
 from config.errors import Unreadable
 
+Stamp = tuple[int, int, int, int] | None  # of a file; None for one that is not there
+
+
+def stamp(path: Path) -> Stamp:
+    """Another one when there is another file, or its contents are others. Of the file at the end of all links; its
+    inode tells of a new file under the old name, whatever its times say."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
 
 def read_text(path: Path, limit: int) -> str:
     """The file's text, without a byte order mark; at most `limit` bytes of UTF-8, else Unreadable."""

@@ -10,7 +10,7 @@ import msgspec
 from config.crosscheck import MAX_TEMPLATE_BYTES, Crosscheck
 from config.environment import apply
 from config.errors import ConfigError, Problem, Unreadable
-from config.files import read_text
+from config.files import Stamp, read_text, stamp
 from config.findings import Findings
 from config.paths import dotted, leaves
 from config.schema import Config, RouteSection
@@ -21,11 +21,12 @@ from config.structure import draft
 
 class Loaded(NamedTuple):
     """`origins` says for each key path of `config` where its value comes from: `default`, `file pipeline.toml` or
-    `environment HEADGATE__…`. `path` is the file."""
+    `environment HEADGATE__…`. `path` is the file, `stamp` what it was when it was read, or just before."""
 
     config: Config
     origins: dict[str, str]
     path: Path
+    stamp: Stamp
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
@@ -35,7 +36,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     Raises ConfigError with every problem there is. Secrets are not looked up: that is `config.secrets.resolve`.
     """
     variables = os.environ if environ is None else environ
-    source = read(*find(path, variables))
+    found, named_by = find(path, variables)
+    before = stamp(found)
+    source = read(found, named_by)
     findings = Findings(source)
     apply(source.tree, variables, findings)
     folder = source.path.parent.absolute()
@@ -44,7 +47,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     _anchor(source.tree, folder)
     config = msgspec.convert(source.tree, Config)
     origins = {dotted(key): findings.origin(key) for key, _ in leaves(config)}
-    return Loaded(config, origins, source.path)
+    return Loaded(config, origins, source.path, before)
 
 
 def encode(config: Config) -> bytes:

@@ -31,7 +31,8 @@ name = "chat"
 worker = "local"
 ```
 
-- `headgate check [FILE]` prints every problem at once, with its key path and line, and exits with status 2.
+- `headgate check [FILE]` prints every problem at once, with its key path and line, and exits with status 2. It also
+  loads certificates and compiles templates; with `--secrets` it looks up what references name.
 - `headgate config show` prints what is in force and where each value comes from.
 - `headgate config schema` prints a JSON schema, for editors.
 

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from config.errors import ConfigError, Problem, Unreadable
 from config.files import read_text
+from config.schema import Config
 
 FORMS = "env:NAME or file:PATH"
 FILE = "file:"
@@ -23,6 +24,13 @@ class Fault(NamedTuple):
     hint: str = ""
 
 
+class Secret(NamedTuple):
+    """The key path that holds a reference, and the reference."""
+
+    path: str
+    reference: str
+
+
 def fault(reference: str) -> Fault | None:
     """What is wrong with a reference's form, or None. Does not look whether the secret is there."""
     scheme, colon, rest = reference.partition(":")
@@ -34,6 +42,28 @@ def fault(reference: str) -> Fault | None:
         return Fault(f"a reference to {scheme}:, which is not supported yet")
     hint = f"{scheme.strip().lower()}:" if colon and scheme.strip().lower() in {"env", "file"} else ""
     return Fault("a text that is no reference, not shown", hint)
+
+
+def references(config: Config) -> Iterator[Secret]:
+    """All that a configuration refers to, in its order."""
+    if config.admin.token is not None:
+        yield Secret("admin.token", config.admin.token)
+    for table, sections in (("workers", config.workers), ("collections", config.collections)):
+        for position, section in enumerate(sections):
+            reference = getattr(section, "api_key", None)
+            if reference is not None:
+                yield Secret(f"{table}[{position}].api_key", reference)
+
+
+def missing(config: Config, environ: Mapping[str, str] | None = None) -> list[Problem]:
+    """What is wrong with the secrets that a configuration refers to, on this machine and for this user."""
+    problems: list[Problem] = []
+    for secret in references(config):
+        try:
+            resolve(secret.reference, path=secret.path, environ=environ)
+        except ConfigError as error:
+            problems += error.problems
+    return problems
 
 
 def resolve(reference: str, *, path: str, environ: Mapping[str, str] | None = None) -> str:

@@ -15,6 +15,7 @@ from workers.sse import EventDecoder
 EVENT_LIMIT = 16 * 1024 * 1024
 CONNECT_SECONDS = 5.0
 PREVIEW_CHARS = 160
+_PERHAPS_TLS = "; if the server uses TLS, name it with --url https://…"
 KEY_VARIABLE = "HEADGATE_API_KEY"  # not an option: those are shown to everybody who may list processes
 
 
@@ -41,9 +42,14 @@ class Ask:
             async with aiohttp.ClientSession(timeout=timeout, headers=self._headers) as session:
                 model = route or await self._first_route(session)
                 await self._answer(session, model, question)
-        except aiohttp.ClientSSLError as error:
-            hint = "name the file of its authority in SSL_CERT_FILE"
+        except aiohttp.ClientConnectorCertificateError as error:
+            hint = "name the file of its authority in SSL_CERT_FILE, and with --url the host that it is for"
             raise AskFailed(f"{self._base_url} shows no certificate that is trusted here: {hint}") from error
+        except aiohttp.ClientConnectorSSLError as error:
+            hint = "if it does not use TLS, name it with --url http://…"
+            raise AskFailed(
+                f"no TLS with {self._base_url} ({getattr(error.os_error, 'reason', error.os_error)}): {hint}"
+            ) from error
         except aiohttp.ClientConnectorError as error:
             hint = "start it with `make run` or `headgate serve`, or name another with --url"
             raise AskFailed(f"nothing answers at {self._base_url}: {hint}") from error
@@ -52,7 +58,8 @@ class Ask:
         except (aiohttp.ClientError, TimeoutError) as error:
             if self._text:
                 self._console.print()
-            raise AskFailed(f"the connection to {self._base_url} broke before the answer was complete") from error
+            hint = "" if self._text or self._base_url.startswith("https:") else _PERHAPS_TLS
+            raise AskFailed(f"the connection to {self._base_url} broke before the answer was complete{hint}") from error
 
     async def _first_route(self, session: aiohttp.ClientSession) -> str:
         async with session.get(f"{self._base_url}/models") as response:
@@ -116,8 +123,12 @@ async def _error_of(response: aiohttp.ClientResponse) -> str:
         )
         return f"{response.url.host} refused the request: {sent}; put one into the environment as {KEY_VARIABLE}"
     try:
-        return str((await response.json(content_type=None))["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        error = (await response.json(content_type=None))["error"]
+        if response.status == 404 and error.get("code") == "unknown_url":
+            hint = "expected an OpenAI-compatible server with the version, http://HOST:PORT/v1"
+            return f"there is nothing at {response.url}: {hint}"
+        return str(error["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"the server answered {response.status} {response.reason}"
 
 

@@ -1,13 +1,17 @@
 """The `headgate` command. Each command imports what it needs when it runs, so that all of them start fast."""
 
 import os
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from config.errors import ConfigError, report
+from config.errors import ConfigError, Problem, report
+
+if TYPE_CHECKING:
+    from config.schema import Config
 
 config_option = click.option(
     "--config",
@@ -62,22 +66,51 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--secrets", is_flag=True, help="Look up the secrets it refers to as well, on this machine.")
 @config_option
-def check(file: Path | None, config_file: Path | None) -> None:
-    """Check a configuration file, and the environment variables over it, and print every problem there is."""
+def check(file: Path | None, config_file: Path | None, *, secrets: bool) -> None:
+    """Check a configuration file, the environment variables over it, and the templates and certificates that it names,
+    and print every problem there is."""
     from config.load import load  # noqa: PLC0415 - see the module's docstring
 
     if file is not None and config_file is not None:
         raise click.UsageError("name the file once: as an argument or with --config")
     loaded = load(file or config_file)
     config = loaded.config
-    if any(route.template is not None or route.template_file is not None for route in config.routes):
-        from pipeline.wiring import check_templates  # noqa: PLC0415 - as above, and slower
-
-        check_templates(config)
+    problems = [*_found_in_files(config), *(_missing_secrets(config) if secrets else [])]
+    if problems:
+        raise ConfigError(problems)
     sizes = {"worker": len(config.workers), "route": len(config.routes), "collection": len(config.collections)}
     counts = ", ".join(f"{size} {name}{'' if size == 1 else 's'}" for name, size in sizes.items())
     click.echo(f"{loaded.path}: no problems ({counts})")
+
+
+def _found_in_files(config: "Config") -> list[Problem]:
+    """What is wrong with what templates and certificates say; that the files are there is known."""
+    problems: list[Problem] = []
+    if any(route.template is not None or route.template_file is not None for route in config.routes):
+        from pipeline.wiring import check_templates  # noqa: PLC0415 - see the module's docstring
+
+        problems += _refusals(check_templates, config)
+    if config.server.tls_certificate is not None or config.admin.tls_certificate is not None:
+        from pipeline.process.tls import carried  # noqa: PLC0415 - see the module's docstring
+
+        problems += _refusals(carried, config)
+    return list(dict.fromkeys(problems))
+
+
+def _missing_secrets(config: "Config") -> list[Problem]:
+    from config.secrets import missing  # noqa: PLC0415 - see the module's docstring
+
+    return missing(config)
+
+
+def _refusals(checked: Callable[["Config"], object], config: "Config") -> Sequence[Problem]:
+    try:
+        checked(config)
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 @main.group("config")
@@ -116,7 +149,10 @@ def schema(*, as_markdown: bool) -> None:
 @click.option("--route", metavar="NAME", help="Which route to ask. Default: the first.")
 @click.option("--session", "session_id", metavar="ID", help="Session id to ask in.")
 @click.option(
-    "--url", metavar="URL", help="The server, with the version: http://127.0.0.1:8080/v1. Default: as configured."
+    "--url",
+    metavar="URL",
+    help="The server, with the version: http://127.0.0.1:8080/v1. Default: the daemon that runs with the "
+    "configuration, else where it would serve.",
 )
 @config_option
 def ask(
@@ -129,7 +165,7 @@ def ask(
     from pipeline import ask as asking  # noqa: PLC0415 - see the module's docstring
 
     try:
-        asking.run(" ".join(words), url or _configured_url(config_file), route=route, session_id=session_id)
+        asking.run(" ".join(words), url or _own_url(config_file), route=route, session_id=session_id)
     except asking.AskFailed as error:
         raise click.ClickException(str(error)) from error
 
@@ -143,12 +179,10 @@ def demo(ctx: click.Context) -> None:
     ctx.exit(shown.run())
 
 
-def _configured_url(config_file: Path | None) -> str:
-    from config.load import load  # noqa: PLC0415 - see the module's docstring
+def _own_url(config_file: Path | None) -> str:
+    from pipeline.operate.public import public_url  # noqa: PLC0415 - see the module's docstring
 
-    server = load(config_file).config.server
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - an address to ask, not to bind
-    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/v1"
+    return public_url(config_file) + "/v1"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 
 from config.reference import markdown
 from pipeline.cli import main
+from tests import certificates
+from tests.certificates import Files
 
 GOOD = '[[workers]]\nname = "w"\nkind = "echo"\n[[routes]]\nname = "r"\nworker = "w"\n'
 BAD = f"[server]\nprot = 8080\nport = 70000\n{GOOD}"
@@ -155,3 +157,71 @@ def test_a_template_that_cannot_be_rendered_is_a_problem(folder, template, told)
     assert result.exit_code == 2
     assert "routes[0].template" in result.stderr
     assert told in result.stderr
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, Files, Files]:
+    folder = tmp_path_factory.mktemp("certificates")
+    first, weak = certificates.made(folder, "first"), certificates.made(folder, "weak", kind="rsa:512")
+    return first, certificates.made(folder, "second"), weak
+
+
+class TestCertificates:
+    """What `serve` would refuse is told with the key that names the file."""
+
+    @pytest.fixture(params=["server", "admin"])
+    def check(self, folder, request):
+        def checked(certificate: Path, key: Path) -> Result:
+            section = f'[{request.param}]\ntls_certificate = "{certificate}"\ntls_key = "{key}"\n'
+            (folder / "pipeline.toml").write_text(section + GOOD)
+            result = run("check")
+            assert result.exit_code in (0, 2)
+            assert f"{request.param}.tls_" in result.stderr or not result.exit_code
+            return result
+
+        return checked
+
+    def test_a_pair_that_fits(self, check, pairs):
+        assert check(*pairs[0]).exit_code == 0
+
+    def test_a_key_of_another_certificate(self, check, pairs):
+        first, second, _ = pairs
+        assert "a key that does not match the certificate" in check(first.certificate, second.key).stderr
+
+    def test_a_key_with_a_passphrase(self, check, pairs, tmp_path):
+        encrypted = certificates.encrypted(pairs[0], tmp_path / "encrypted.key")
+        assert "an encrypted private key" in check(*encrypted).stderr
+
+    def test_a_file_without_pem(self, check, pairs, tmp_path):
+        (tmp_path / "text").write_text("hello")
+        assert "a file without a certificate" in check(tmp_path / "text", pairs[0].key).stderr
+
+    def test_a_weak_certificate(self, check, pairs):
+        assert "too small" in check(*pairs[2]).stderr
+
+
+SECRETS = """
+[admin]
+token = "env:NO_SUCH_TOKEN"
+[[workers]]
+name = "o"
+kind = "openai"
+base_url = "http://127.0.0.1:1/v1"
+api_key = "file:key"
+"""
+
+
+def test_secrets_are_looked_up_when_that_is_wanted(folder):
+    (folder / "pipeline.toml").write_text(GOOD + SECRETS + "[[routes]]\nname = 'x'\nworker = 'w'\ntemplate = '{{ a'\n")
+    result = run("check", "--secrets")
+    assert result.exit_code == 2
+    assert [line for line in result.stderr.splitlines() if not line.startswith(" ")] == [
+        "routes[1].template",
+        "admin.token",
+        "workers[1].api_key",
+        "3 problems",
+    ]
+    (folder / "pipeline.toml").write_text(GOOD + SECRETS)
+    assert run("check").exit_code == 0
+    (folder / "key").write_text("k")
+    assert run("check", "--secrets", NO_SUCH_TOKEN="t").exit_code == 0

@@ -10,19 +10,26 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console, RenderableType
 from structlog.testing import capture_logs
 
 from pipeline.cli import main
-from pipeline.operate.tables import duration
-from pipeline.process.control import ReloadFailed
+from pipeline.operate.changes import lines
+from pipeline.operate.tables import duration, status
+from pipeline.process.admin_types import DaemonStatus
+from pipeline.process.control import Change, ReloadFailed
+from pipeline.process.counters import State
+from tests.http import serving as serving_prompts
 from tests.process.daemon import ROOT, chat, configured, serving
-from tests.process.operators import DEFAULTS, Operator, config, operated
+from tests.process.operators import DEFAULTS, HA, Operator, config, operated
 
 COMMAND = Path(sys.executable).parent / "headgate"
+CONFIG = config(workers=DEFAULTS["workers"][:2])
 
 
 @contextmanager
@@ -67,6 +74,12 @@ def run(*arguments: str, given: str | None = None) -> Result:
     return CliRunner().invoke(main, list(arguments), input=given, catch_exceptions=False)
 
 
+def drawn(what: RenderableType) -> str:
+    console = Console(width=80, file=StringIO())
+    console.print(what)
+    return console.file.getvalue()
+
+
 def rows(result: Result) -> list[list[str]]:
     assert result.exit_code == 0, result.stderr
     return [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
@@ -76,10 +89,30 @@ class TestShowing:
     def test_status(self, operator):
         operator.memory.seats[1].load = 1234
         shown = rows(run("status"))
-        assert shown[0][0].startswith("Headgate 1.2.3 serves on http://127.0.0.1:8080, admin API on http://127.0.0.1:")
+        assert shown[0][0] == "Headgate 1.2.3 serves on http://127.0.0.1:8080, for 5.0 s"
+        assert shown[1][0] == f"admin API on {operator.desk.address}"
+        assert shown[2][0] == "0 requests"
         assert ["process", "state", "pid", "up", "restarts", "requests", "pulse"] in shown
         assert any(row[:2] == ["shard 1", "ready"] and "1,234" in row for row in shown)
         assert ["inference", "0", "0", "0", "0", "0"] in shown
+
+    def test_one_request_is_one(self):
+        for requests, text in (
+            ({"offered": 1}, "1 request: 1 open"),
+            ({"offered": 1, "completed": 1}, "1 request: 1 completed"),
+            ({"offered": 1200, "shed": 1199}, "1,200 requests: 1,199 shed, 1 open"),
+        ):
+            assert text in drawn(status(DaemonStatus("1", "http://x", False, 1.0, [], requests), []))
+
+    def test_a_shard_whose_loop_does_not_turn_is_not_just_ready(self, operator):
+        slot = operator.memory.seats[1]
+        for pulse, state in ((0.9, "ready"), (4.84, "ready, silent for 4.8 s"), (75.0, "ready, silent for 1 min 15 s")):
+            slot.pulse = pulse
+            row = next(row for row in rows(run("status")) if row[0] == "shard 1")
+            assert row[1] == state
+            assert row[-1] == f"{1000 * pulse:,.0f} ms"
+        slot.state = State.STOPPING
+        assert "silent" not in run("status").stdout
 
     def test_status_for_programs_is_what_the_api_says(self, operator):
         answer = json.loads(run("status", "--json").stdout)
@@ -151,9 +184,15 @@ class TestChanging:
     def test_weights(self, operator):
         result = run("routes", "weights", "both", "spare=2.5", "a/big:model.v1=1")
         assert result.exit_code == 0
+        assert result.stdout.splitlines()[:-1] == [
+            "routes[both].workers:",
+            '    "spare": 1 → 2.5',
+            '    "a/big:model.v1": nothing → 1',
+        ]
         shares = {share.worker: share.weight for share in operator.control.config.routes[1].workers}
         assert shares == {"echo": 3, "spare": 2.5, "a/big:model.v1": 1}
-        assert run("routes", "weights", "both", "spare=out").exit_code == 0
+        out = run("routes", "weights", "both", "spare=out")
+        assert out.stdout.splitlines()[1:-1] == ['    "spare": 2.5 → nothing']
         assert [share.worker for share in operator.control.config.routes[1].workers] == ["echo", "a/big:model.v1"]
 
     @pytest.mark.parametrize("share", ["echo", "=1", "echo=", "echo=heavy", ""])
@@ -192,6 +231,42 @@ class TestChanging:
         assert (result.exit_code, result.stderr) == (1, 'Error: The worker "spare" is used by these routes: both\n')
         assert run("workers", "remove", "spare", "--force").exit_code == 0
 
+    @pytest.mark.parametrize("name", ["'other'", "3"])
+    def test_a_swap_keeps_the_name(self, operator, name):
+        result = run("workers", "swap", "spare", "-", given=f"name = {name}\nkind = 'echo'\n")
+        told = f"a swap keeps the worker's name, 'spare'; in standard input it is {name}: leave it out there"
+        assert (result.exit_code, result.stderr) == (1, f"Error: {told}\n")
+        assert operator.control.applied == []
+        same = run("workers", "swap", "spare", "-", given="name = 'spare'\nkind = 'echo'\ntokens = 4\n")
+        assert same.stdout.splitlines()[0] == "workers[spare].tokens: 3 → 4"
+
+    def test_what_is_too_wide_stands_on_lines_of_its_own(self, operator, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        table = HA | {"name": "a-worker", "model": "a-model-with-a-name", "concurrency": 7}
+        entries = [
+            'kind = "openai"',
+            'name = "a-worker"',
+            "concurrency = 7",
+            'base_url = "http://127.0.0.1:9/v1"',
+            'model = "a-model-with-a-name"',
+            'api_key = "env:KEY"',
+        ]
+        added = run("workers", "add", "-", given=json.dumps(table)).stdout.splitlines()
+        assert added[:3] == ["workers[a-worker]:", "    nothing", f"  → {entries[0]}"]
+        assert added[3:-1] == [f"    {entry}" for entry in entries[1:]]
+        removed = run("workers", "remove", "a-worker").stdout.splitlines()
+        assert removed[:-1] == ["workers[a-worker]:", *(f"    {entry}" for entry in entries), "  → nothing"]
+        monkeypatch.setenv("COLUMNS", "300")
+        assert len(run("workers", "add", "-", given=json.dumps(table)).stdout.splitlines()) == 2
+
+    def test_a_reload_says_that_it_is_done_where_the_replacement_is_not(self, operator):
+        operator.control.file = config(logging={"level": "debug"})
+        operator.control.unreplaceable = ReloadFailed("the shards are being replaced already")
+        result = run("reload", "--replace")
+        told = "the reload is done, but not the replacement: the shards are being replaced already"
+        assert (result.exit_code, result.stderr) == (1, f"Error: {told}\n")
+        assert result.stdout == 'logging.level: "info" → "debug"\n'
+
     def test_reload_says_what_is_different_and_what_has_to_wait(self, operator):
         operator.control.file = config(server={"port": 9000}, logging={"level": "debug"})
         result = run("reload")
@@ -214,6 +289,42 @@ class TestChanging:
         assert run("log-level", "loud").exit_code == 2
         assert run("drain").exit_code == 0
         assert operator.control.calls == ["level debug", "drain"]
+
+
+class TestLines:
+    def test_weights_that_differ_a_little(self):
+        before, after = (
+            [{"worker": "a", "weight": weight}, {"worker": "b", "weight": 1.0}] for weight in (1e7, 1e7 + 1)
+        )
+        assert lines(Change("p", before, after), 80) == ["p:", '    "a": 10000000 → 10000001']
+
+    def test_only_another_order(self):
+        before = [{"worker": "a", "weight": 1.0}, {"worker": "b", "weight": 1.0}]
+        shown = lines(Change("p", before, before[::-1]), 40)
+        assert shown == [
+            "p:",
+            '    {worker = "a", weight = 1.0}',
+            '    {worker = "b", weight = 1.0}',
+            '  → {worker = "b", weight = 1.0}',
+            '    {worker = "a", weight = 1.0}',
+        ]
+
+    def test_what_looks_like_weights_and_is_more(self):
+        before, after = [{"worker": "a", "weight": 1.0, "x": 1}], [{"worker": "a", "weight": 1.0, "x": 2}]
+        assert "x = 2" in lines(Change("p", before, after), 200)[0]
+
+    def test_a_long_text_is_not_broken(self):
+        assert lines(Change("p", "a" * 90, None), 80) == ["p:", f'    "{"a" * 90}"', "  → nothing"]
+
+    def test_lists(self):
+        short = Change("p", ["a"], [])
+        assert lines(short, 80) == ['p: ["a"] → []']
+        assert lines(Change("p", ["a" * 30, "b" * 30], []), 50) == [
+            "p:",
+            f'    "{"a" * 30}"',
+            f'    "{"b" * 30}"',
+            "  → []",
+        ]
 
 
 class TestReaching:
@@ -259,6 +370,11 @@ class TestReaching:
             monkeypatch.setenv("HEADGATE_ADMIN_TOKEN", "right")
             assert run("status", *url).exit_code == 0
 
+    def test_tls_where_there_is_none(self, operator):
+        result = run("status", "--url", operator.desk.address.replace("http", "https"))
+        assert result.exit_code == 1
+        assert "(wrong version number): if it does not use TLS, ask it with --url http://…" in result.stderr
+
     def test_a_token_does_not_travel_in_the_open(self, monkeypatch):
         monkeypatch.setenv("HEADGATE_ADMIN_TOKEN", "right")
         result = run("status", "--url", "http://192.0.2.1:9901")
@@ -278,6 +394,9 @@ class TestReaching:
             assert untrusted.exit_code == 1
             assert "--cacert" in untrusted.stderr
             assert run("status", *url, "--cacert", str(certificate)).exit_code == 0
+            plain = run("status", "--url", operator.desk.address.replace("https", "http"))
+            assert "did not answer as it should" in plain.stderr
+            assert "if it uses TLS, ask it with --url https://…" in plain.stderr
             assert "cannot read certificates" in run("status", *url, "--cacert", str(folder / "no")).stderr
 
     @pytest.mark.parametrize(
@@ -287,6 +406,14 @@ class TestReaching:
         result = run("status", "--url", url)
         assert result.exit_code == 1
         assert "expected https://HOST:PORT" in result.stderr
+
+    async def test_where_prompts_go_is_not_the_admin_api(self, tmp_path):
+        async with serving_prompts(CONFIG) as server:
+            url = f"http://127.0.0.1:{server.port}"
+            for command in (["status"], ["reload"], ["workers", "add", "-"]):
+                result = await asyncio.to_thread(run, *command, "--url", url, given='name = "x"\nkind = "echo"')
+                told = f"{url} is where prompts go, not the admin API: that has an address of its own"
+                assert (result.exit_code, told in result.stderr) == (1, True), result.stderr
 
     async def test_somebody_else_answers(self, tmp_path):
         async def other(reader, writer):
@@ -305,7 +432,8 @@ class TestReaching:
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_tables_fit_a_terminal(tmp_path, columns, monkeypatch):
-    with desk(tmp_path, routes=[*DEFAULTS["routes"], {"name": "a-third-one", "worker": "echo"}]):
+    with desk(tmp_path, routes=[*DEFAULTS["routes"], {"name": "a-third-one", "worker": "echo"}]) as operator:
+        operator.memory.seats[0].pulse = 3600.0  # silent, in the longest words
         for command in ("status", "workers", "routes"):
             leader, follower = pty.openpty()
             environ = os.environ | {

@@ -308,7 +308,7 @@ def _header(description: str, **schema: Any) -> Object:
 def _headers() -> Object:
     return {
         "X-Request-Id": _header("The request's id.", type="string"),
-        "X-Headgate-Shard": _header("The process that answered.", type="string"),
+        "X-Headgate-Shard": _header("The shard that answered.", type="string"),
         "X-Headgate-Degraded": _header(
             "What the request got less of because of the load, such as `passages=2, max_tokens=256`.", type="string"
         ),

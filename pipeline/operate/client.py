@@ -26,6 +26,7 @@ from pipeline.process.prepare import SOCKET_NAME
 TOKEN_VARIABLE = "HEADGATE_ADMIN_TOKEN"  # noqa: S105 - its name; not an option: those are shown to all on the machine
 _CONNECT_S = 5.0
 _READ_S = 30.0
+_PERHAPS_TLS = "; if it uses TLS, ask it with --url https://…"
 
 
 class OperateFailed(Exception):
@@ -55,9 +56,9 @@ class Daemon:
             await self._session.close()
         self._held.close()
 
-    async def get(self, path: str) -> bytes:
-        """Raises OperateFailed."""
-        return await self._call("GET", path, within=_READ_S)
+    async def get(self, path: str, within: float = _READ_S) -> bytes:
+        """Waits `within` seconds. Raises OperateFailed."""
+        return await self._call("GET", path, within=within)
 
     async def change(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
         """Takes as long as it takes. Raises OperateFailed, and ConfigError with what is wrong with a configuration."""
@@ -89,11 +90,15 @@ class Daemon:
         except aiohttp.ClientConnectorCertificateError as error:
             hint = "name the file with the certificate that signed it with --cacert"
             raise OperateFailed(f"the certificate of {self._url} is not trusted here: {hint}") from error
+        except aiohttp.ClientConnectorSSLError as error:
+            hint = "if it does not use TLS, ask it with --url http://…"
+            raise OperateFailed(f"no TLS with {self._url} ({_tls_reason(error)}): {hint}") from error
         except aiohttp.ClientConnectorError as error:
             raise OperateFailed(self._unreachable(error)) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or "it took too long"
-            raise OperateFailed(f"the daemon at {self._where} did not answer as it should: {reason}") from error
+            hint = "" if self._url is None or self._url.startswith("https:") else _PERHAPS_TLS
+            raise OperateFailed(f"the daemon at {self._where} did not answer as it should: {reason}{hint}") from error
 
     @property
     def _where(self) -> str:
@@ -149,6 +154,11 @@ def named(kind: str, name: str) -> str:
     return f"/{kind}/{quote(name, safe='')}"
 
 
+def _tls_reason(error: aiohttp.ClientConnectorSSLError) -> str:
+    reason = getattr(error.os_error, "reason", None)  # ssl.SSLError's
+    return str(reason).replace("_", " ").lower() if reason else str(error.os_error)
+
+
 def _why(error: OSError) -> str:
     """asyncio puts the address where the reason would be."""
     return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
@@ -174,10 +184,14 @@ def _checked(url: str) -> str:
 
 
 def _refusal(response: aiohttp.ClientResponse, answer: bytes) -> Exception:
+    origin = response.url.origin()
     try:
         detail = msgspec.json.decode(answer, type=ErrorAnswer).error
+        if "type" in msgspec.json.decode(answer)["error"]:  # as OpenAI's errors have it, and the admin API's have not
+            hint = "that has an address of its own, see admin.host and admin.port"
+            return OperateFailed(f"{origin} is where prompts go, not the admin API: {hint}")
     except msgspec.DecodeError:
-        return OperateFailed(f"{response.url.origin()} answered {response.status}, and not as an admin API does")
+        return OperateFailed(f"{origin} answered {response.status}, and not as an admin API does")
     if detail.problems:
         return ConfigError(detail.problems)
     return OperateFailed(_told(response.status, detail))

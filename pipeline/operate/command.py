@@ -61,9 +61,13 @@ def reload(ctx: click.Context, /, *, replace: bool, **_: Any) -> None:
     Exit status 2 when the file is refused: then nothing has changed.
     """
     change(ctx, "POST", "/reload")
-    if replace:
+    if not replace:
+        return
+    try:
         ask(ctx, lambda daemon: daemon.change("POST", "/replace"))
-        click.echo("All shards run in new processes.")
+    except click.ClickException as error:
+        raise click.ClickException(f"the reload is done, but not the replacement: {error.message}") from error
+    click.echo("All shards run in new processes.")
 
 
 @click.command("log-level")

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from config.paths import quote
 from pipeline.observe.overview import StageOverview
+from pipeline.operate.changes import Listed
 from pipeline.process.admin_types import Changed, DaemonStatus, ProcessStatus, RouteStatus, Share, WorkerStatus
-from pipeline.process.control import Change
 
 _COLOURS = {"ready": "green", "starting": "yellow", "stopping": "yellow", "down": "red", "given up": "bold red"}
 _NAME_CHARS = 34
+_SILENT_S = 1.0  # an event loop that has not turned for so long stands; its pulse comes ten times a second
 _FOREVER = 1e6  # seconds: as the counters say "without end"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -42,12 +41,12 @@ def routes(found: Sequence[RouteStatus]) -> RenderableType:
 
 def changed(change: Changed) -> RenderableType:
     """What a change or reload has come to."""
-    lines: list[RenderableType] = [_change(one) for one in change.changed]
+    lines: list[RenderableType] = [Listed(change.changed)] if change.changed else []
     if change.changed and not change.persistent:
         lines.append(Text("In force until the configuration is read again: at the next reload, or start.", style="dim"))
     if change.restart:
         lines.append(Text("Not in force before a restart:", style="yellow"))
-        lines += [_change(one) for one in change.restart]
+        lines.append(Listed(change.restart))
     return Group(*lines) if lines else Text("Nothing is different from what is in force.")
 
 
@@ -66,10 +65,10 @@ def duration(seconds: float) -> str:
 def _headline(daemon: DaemonStatus) -> Text:
     text = Text()
     text.append(f"Headgate {daemon.version}", style="bold").append(f" serves on {daemon.address}")
-    if daemon.admin:
-        text.append(f", admin API on {daemon.admin}")
     text.append(f", for {duration(daemon.uptime_s)}")
-    return text.append(" (draining)", style="bold yellow") if daemon.draining else text
+    if daemon.draining:
+        text.append(" (draining)", style="bold yellow")
+    return text.append(f"\nadmin API on {daemon.admin}") if daemon.admin else text
 
 
 def _requests(counts: dict[str, int]) -> Text:
@@ -78,7 +77,7 @@ def _requests(counts: dict[str, int]) -> Text:
     parts = [f"{number:,} {name}" for name, number in counts.items() if number and name != "offered"]
     if offered > ended:
         parts.append(f"{offered - ended:,} open")
-    return Text(f"{offered:,} requests" + (": " + ", ".join(parts) if parts else ""))
+    return Text(f"{offered:,} request{'' if offered == 1 else 's'}" + (": " + ", ".join(parts) if parts else ""))
 
 
 def _processes(processes: Sequence[ProcessStatus]) -> Table:
@@ -88,7 +87,7 @@ def _processes(processes: Sequence[ProcessStatus]) -> Table:
         pulse = "" if process.pulse_age_s is None or not process.pid else f"{1000 * process.pulse_age_s:,.0f} ms"
         table.add_row(
             process.name,
-            Text(process.state, style=_COLOURS.get(process.state, "")),
+            _state(process),
             str(process.pid or ""),
             duration(process.uptime_s) if process.pid else "",
             f"{process.restarts:,}" if process.name != "supervisor" else "",
@@ -96,6 +95,13 @@ def _processes(processes: Sequence[ProcessStatus]) -> Table:
             pulse,
         )
     return table
+
+
+def _state(process: ProcessStatus) -> Text:
+    silent = process.pulse_age_s or 0.0
+    if process.state == "ready" and silent > _SILENT_S:
+        return Text(f"ready, silent for {duration(silent)}", style="bold red")
+    return Text(process.state, style=_COLOURS.get(process.state, ""))
 
 
 def _stages(stages: Sequence[StageOverview]) -> Table:
@@ -132,26 +138,6 @@ def _shares(shares: Sequence[Share]) -> Text:
     """With the weights that are not 1."""
     each = (share.name if share.weight == 1.0 else f"{share.name} ({share.weight:g})" for share in shares)
     return Text(", ".join(each))
-
-
-def _change(change: Change) -> str:
-    return escape(f"{change.path}: {_value(change.before)} → {_value(change.after)}")
-
-
-def _value(value: object) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return quote(value)
-        case dict():
-            return "{" + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items()) + "}"
-        case list():
-            return "[" + ", ".join(_value(entry) for entry in value) + "]"
-        case _:
-            return str(value)
 
 
 def _table(*columns: str | Column) -> Table:

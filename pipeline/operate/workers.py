@@ -54,7 +54,12 @@ def swap(ctx: click.Context, /, name: str, file: Any, **_: Any) -> None:
 
     New requests go to the one in FILE (see `add`), those let in are finished where they are.
     """
-    change(ctx, "PUT", named("workers", name), {"name": name} | _table_in(file), {"If-Match": "*"})
+    table = {"name": name} | _table_in(file)
+    if table["name"] != name:
+        raise click.ClickException(
+            f"a swap keeps the worker's name, {name!r}; in {_source(file)} it is {table['name']!r}: leave it out there"
+        )
+    change(ctx, "PUT", named("workers", name), table, {"If-Match": "*"})
 
 
 @workers.command("drain")
@@ -87,7 +92,7 @@ def remove(ctx: click.Context, /, name: str, *, force: bool, **_: Any) -> None:
 
 def _table_in(file: Any) -> dict[str, Any]:
     """A worker's table, on its own or as the one of an array [[workers]]."""
-    source = getattr(file, "name", "standard input")
+    source = _source(file)
     data: bytes = file.read(_MAX_TABLE_BYTES + 1)
     if len(data) > _MAX_TABLE_BYTES:
         raise click.ClickException(f"{source} is larger than {_MAX_TABLE_BYTES:,} bytes")
@@ -101,3 +106,8 @@ def _table_in(file: Any) -> dict[str, Any]:
     if not isinstance(tables_in[0], dict):
         raise click.ClickException(f"{source}: workers must be a table")
     return dict(tables_in[0])
+
+
+def _source(file: Any) -> str:
+    name = str(getattr(file, "name", "<stdin>"))
+    return "standard input" if name == "<stdin>" else name

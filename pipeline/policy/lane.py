@@ -170,6 +170,12 @@ class Lane(Generic[T]):
             return inf
         return wait_budget(configured, self.limiter.shares[priority], self.typical.hold)
 
+    def patience(self, configured: float | None, priority: Priority = Priority.NORMAL) -> float:
+        """Seconds after which a request that was let in is not to be served any more. Where shards take turns, the
+        share may have been greater at the door than it is now, and even then was an average: twice the budget."""
+        budget = self.budget(configured, priority)
+        return 2.0 * budget if self._lease is not None and self._lease.shared(priority) else budget
+
     def allowed(self, priority: Priority, configured: float | None) -> float:
         budget = self.budget(configured, priority)
         return self._target(budget, priority) if self._codel[priority].standing else budget
@@ -237,7 +243,10 @@ class Lane(Generic[T]):
             codel.emptied()
         self.waiting[asker.priority] += 1
         self.changes += 1
-        return self.queue.join(asker.priority, asker.caller, asker.weight, asker.session or "")
+        flow = self.queue.join(asker.priority, asker.caller, asker.weight, asker.session or "")
+        if self._lease is not None:
+            self._lease.joined()
+        return flow
 
     def leave(self, flow: Flow[T], priority: Priority, now: float, *, started: bool) -> None:
         """An admitted request has ended."""
@@ -266,7 +275,7 @@ class Lane(Generic[T]):
     def drops(self, priority: Priority, sojourn: float, configured: float | None, now: float) -> Reason | None:
         """Why a request that has waited `sojourn` seconds and is at its turn is not to be served; None: it is."""
         budget = self.budget(configured, priority)
-        if sojourn > budget + TOLERANCE:
+        if sojourn > self.patience(configured, priority) + TOLERANCE:
             return Reason.OVERDUE
         if self.rules.codel_interval is None:
             return None

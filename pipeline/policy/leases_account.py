@@ -96,6 +96,7 @@ class Lending:
         self._wishes.pop(seat, None)
         self._recalled.pop(seat, None)
         self._numbers.pop(seat, None)
+        self._empty.discard(seat)  # whoever takes the seat next may have something
 
     def shrink(self, now: float) -> dict[int, Answer]:
         """The limit has become lower than what is lent: every place that becomes free comes back, so that nobody begins

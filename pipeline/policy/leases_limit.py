@@ -1,6 +1,7 @@
 """A shard's part of a worker's concurrency: how many of the calls that all shards may have under way are its own."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 from pipeline.core.outcomes import Priority
@@ -10,6 +11,8 @@ SAMPLES_KEPT = 512  # first deltas until the next report
 ASKED_LATELY = 1.0  # seconds
 _ASKERS_KEPT = 10_000  # of each class
 _LITTLE = 1e-6  # of a place: nothing has been granted yet
+_AT_ONCE = 4  # reports between two ticks: of very quick calls, more would cost more than the places that they save
+_SHARED_LATELY = 2.0  # seconds
 _OLDER = 0.25  # seconds by which the age of the oldest call has to change before it is told again
 
 
@@ -101,7 +104,8 @@ class LeasedLimit:
         self.shares: Sequence[float] = [_LITTLE] * len(Priority)
         self.total = 0
         self.lane: Load | None = None
-        self.yielded: Callable[[], None] | None = None  # a call has ended whose place is another shard's
+        self.wanted = False  # somebody lacks places somewhere: one that lies idle is to be given up
+        self.urgent: Callable[[], None] | None = None  # there is something to be told that does not wait for the tick
         self.changed = True  # since the last report
         self.oldest = 0.0
         self._total_at = 0.0
@@ -109,12 +113,20 @@ class LeasedLimit:
         self._pushed_back: list[PushBack] = []
         self._oldest_told = 0.0
         self._told: LoadSeen | None = None
+        self._held_told = 0
+        self._now = -inf
+        self._shared_at = [-inf] * len(Priority)
+        self._at_once = _AT_ONCE
         self._askers = [_Askers() for _ in Priority]
 
     @property
     def held(self) -> int:
         """How many calls may be under way here from now on: running ones are never taken away."""
         return self.limit if self.lane is None else max(self.limit, self.lane.inflight)
+
+    def shared(self, priority: Priority) -> bool:
+        """Whether others have had a part of what this class might have, now or lately."""
+        return self.shares[priority] < self.total or self._now < self._shared_at[priority] + _SHARED_LATELY
 
     def asked(self, priority: Priority, caller: str, session: str, weight: float, now: float) -> None:
         """Somebody wants in, whatever becomes of it."""
@@ -131,23 +143,44 @@ class LeasedLimit:
 
     def tick(self, inflight: int, oldest: float, now: float) -> None:  # noqa: ARG002 - the protocol's
         self.oldest = oldest
+        self._now = now
         if self.adaptive and (abs(oldest - self._oldest_told) > _OLDER or (not oldest and self._oldest_told)):
             self.changed = True
 
     def freed(self, inflight: int) -> None:
-        """A call has ended, `inflight` go on."""
-        if inflight >= self.limit and self.yielded is not None:
-            self.yielded()
+        """A call has ended, `inflight` go on. If the place is another shard's, or another's who wants it while nobody
+        here does, it is told at once."""
+        if inflight >= self.limit:
+            if self.urgent is not None:
+                self.urgent()
+        elif self.wanted and self._gave_up():
+            self._hurry()
 
-    def granted(self, limit: int, total: int, shares: Sequence[float], now: float) -> bool:
+    def joined(self) -> None:
+        """Somebody waits. The first who does so for want of a place makes that known at once."""
+        lane, told = self.lane, self._told
+        if lane is None or self.limit >= self.total or lane.inflight + sum(lane.waiting) <= self.limit:
+            return
+        if told is None or sum(told.waiting) + sum(told.running) <= self.limit:
+            self._hurry()
+
+    def ticked(self) -> None:
+        self._at_once = _AT_ONCE
+
+    def granted(self, limit: int, total: int, shares: Sequence[float], now: float, *, wanted: bool = False) -> bool:
         """Another lease. Whether more calls may start than before."""
-        more = limit > self.limit
+        before, newly = self.limit, wanted and not self.wanted
+        self._shared_at = [
+            now if share < self.total else at for share, at in zip(self.shares, self._shared_at, strict=True)
+        ]
         if total != self.total:
             self._total_at = now
-        self.limit, self.total = limit, total
+        self.limit, self.total, self.wanted = limit, total, wanted
         self.shares = [max(share, _LITTLE) for share in shares]
         self.changed = True
-        return more
+        if newly:
+            self._gave_up()
+        return self.limit > before
 
     def news(self, now: float) -> LoadSeen | None:
         """The load, if there is anything to be told since the last time."""
@@ -156,9 +189,11 @@ class LeasedLimit:
             return None
         flows = [max(flow, askers.weight(now)) for flow, askers in zip(lane.queue.flows, self._askers, strict=True)]
         load = LoadSeen(list(lane.waiting), lane.running, flows)
-        if not self.changed and not self._samples and not self._pushed_back and load == self._told:
+        known = load == self._told and self.held == self._held_told  # a call may be over and not yet its place free
+        if not self.changed and not self._samples and not self._pushed_back and known:
             return None
         self.changed = False
+        self._held_told = self.held
         self._told = load
         self._oldest_told = self.oldest
         return load
@@ -173,3 +208,18 @@ class LeasedLimit:
         heard = (self._samples, self._pushed_back)
         self._samples, self._pushed_back = [], []
         return heard
+
+    def _gave_up(self) -> bool:
+        """Keeps no more places than there is work for. Whether that were too many."""
+        lane = self.lane
+        used = 0 if lane is None else lane.inflight + sum(lane.waiting)
+        if used >= self.limit or not self._at_once:
+            return False
+        self.limit = used
+        self.changed = True
+        return True
+
+    def _hurry(self) -> None:
+        if self._at_once and self.urgent is not None:
+            self._at_once -= 1
+            self.urgent()

@@ -7,7 +7,7 @@ the limit, whatever is on its way between them and here.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import floor
+from math import floor, inf
 from typing import NamedTuple
 
 from pipeline.core.outcomes import Priority
@@ -18,8 +18,9 @@ from pipeline.policy.leases_limit import LoadSeen, PushBack, Sample
 _CLASSES = len(Priority)
 _REMEMBERED = 0.02  # seconds after which half of a demand that has gone is forgotten: it comes and goes between reports
 _FORGOTTEN = 0.05  # of a call
-_TURN = 0.05  # place-seconds by which somebody must be behind to get the place that does not divide
+_TURN = 0.05  # seconds that the place which does not divide stays where it is, at least
 _BEHIND = 10.0  # place-seconds, the most that is remembered of it
+_FORGIVEN = 0.5  # seconds in which half of that is forgotten while nothing is asked for
 _TICK = 0.1  # seconds between two looks of the limit at its calls
 _SHARE_CHANGE = 0.1  # of a share, below which a shard is not told
 _UNSEEN = 64  # grants
@@ -30,6 +31,7 @@ class Lease(NamedTuple):
     limit: int
     total: int
     shares: list[float]
+    wanted: bool
 
 
 class _Seat:
@@ -46,6 +48,7 @@ class _Seat:
         "shares",
         "target",
         "told",
+        "turn",
         "unseen",
         "weights",
     )
@@ -62,6 +65,7 @@ class _Seat:
         self.shares = [0.0] * _CLASSES
         self.asked = [0.0] * _CLASSES
         self.behind = 0.0
+        self.turn = inf  # since when it has a place of those that do not divide
         self.told: Lease | None = None
 
     @property
@@ -76,19 +80,25 @@ class _Seat:
     def fade(self, factor: float) -> bool:
         """Forgets something of the demand that has gone. Whether any of that is left."""
         more = False
-        for now, kept in ((self._asks(), self.calls), (self.load.flows, self.weights)):
+        for now, kept in ((self.demand, self.calls), (self.load.flows, self.weights)):
             for priority, is_now in enumerate(now):
                 faded = kept[priority] * factor
                 kept[priority] = faded if faded > is_now + _FORGOTTEN else is_now
                 more = more or kept[priority] > is_now
         return more
 
+    @property
+    def asks(self) -> float:
+        """Calls that it has or could begin now."""
+        return sum(self.load.waiting) + sum(self.load.running)
+
     def see(self, load: LoadSeen) -> None:
         self.load = load
-        self.calls = [max(kept, now) for kept, now in zip(self.calls, self._asks(), strict=True)]
+        self.calls = [max(kept, now) for kept, now in zip(self.calls, self.demand, strict=True)]
         self.weights = [max(kept, now) for kept, now in zip(self.weights, load.flows, strict=True)]
 
-    def _asks(self) -> list[float]:
+    @property
+    def demand(self) -> list[float]:
         return [waiting + running for waiting, running in zip(self.load.waiting, self.load.running, strict=True)]
 
     def unmet(self) -> int:
@@ -134,6 +144,9 @@ class Pool:
         seat.oldest = oldest
         while seat.unseen and seat.unseen[0][0] <= seen:
             seat.unseen.popleft()
+        if held < seat.lease and not seat.unseen:  # it gave up what it had no use for
+            seat.lease = held
+            seat.told = None
         self._dirty = True
 
     def heard(self, number: int, samples: Sequence[Sample], pushed_back: Sequence[PushBack], now: float) -> None:
@@ -163,7 +176,7 @@ class Pool:
             self._dirty = self._dirty or limit != self.limiter.limit
         divides = self._dirty or self._contended
         if divides:
-            self._divide(now)
+            self.divide(now)
         return divides
 
     def grants(self, numbers: Mapping[int, int]) -> dict[int, Lease]:
@@ -186,24 +199,38 @@ class Pool:
         """Whether somebody has less than it should, so that every place that becomes free is waited for."""
         return any(seat.lease < seat.target for seat in self._seats.values())
 
-    def _divide(self, now: float) -> None:
+    @property
+    def idles(self) -> bool:
+        """Whether somebody has places that it does not use while another lacks some."""
+        seats = self._seats.values()
+        return any(seat.asks > seat.lease for seat in seats) and self.limiter.limit > sum(
+            [min(seat.lease, seat.asks) for seat in seats]
+        )
+
+    def divide(self, now: float) -> None:
+        """Who is to have how much; `grants` then says what changes."""
         passed = min(max(now - self._at, 0.0), 1.0)
         self._at = now
         seats = list(self._seats.values())
         fading = [seat.fade(0.5 ** (passed / _REMEMBERED)) for seat in seats]
         limit = self.limiter.limit
-        division = divide(limit, [Demand(seat.calls, seat.weights) for seat in seats])
+        wanted = any(seat.asks > seat.lease for seat in seats)
+        division = divide(limit, [Demand(seat.demand if wanted else seat.calls, seat.weights) for seat in seats])
         for seat, part, asked, shares in zip(seats, *division, strict=True):
             seat.asked, seat.shares = asked, shares
             lacks = sum(seat.calls) > part
-            seat.behind = _within(seat.behind + (part - seat.most) * passed, _BEHIND) if lacks else 0.0
+            if lacks:
+                seat.behind = _within(seat.behind + (part - seat.most) * passed, _BEHIND)
+            else:
+                seat.behind *= 0.5 ** (passed / _FORGIVEN)
         self._contended = sum([sum(seat.calls) for seat in seats]) > limit
         self._dirty = any(fading)
-        _whole(limit, seats, division.parts)
+        _whole(limit, seats, division.parts, now)
 
     def _news(self, seat: _Seat, number: int) -> Lease | None:
-        lease, told = Lease(seat.lease, self.limiter.limit, seat.shares), seat.told
-        if told is not None and told[:2] == lease[:2] and not _differ(told.shares, lease.shares):
+        lease, told = Lease(seat.lease, self.limiter.limit, seat.shares, self._contended), seat.told
+        same = told is not None and (told.limit, told.total, told.wanted) == (lease.limit, lease.total, lease.wanted)
+        if same and told is not None and not _differ(told.shares, lease.shares):
             return None
         seat.told = lease
         seat.unseen.append((number, lease.limit))
@@ -214,18 +241,25 @@ class Pool:
         return lease
 
 
-def _whole(limit: int, seats: Sequence[_Seat], parts: Sequence[float]) -> None:
+def _whole(limit: int, seats: Sequence[_Seat], parts: Sequence[float], now: float) -> None:
     """Whole places. Those that do not divide go in turn to whoever is most behind, and stay for a while where they
     are: to move one costs the time that it is empty on its way."""
-    rests: list[tuple[float, int]] = []
+    rests: list[tuple[bool, float, float, int]] = []
     for index, (seat, part) in enumerate(zip(seats, parts, strict=True)):
         seat.target = floor(part + _ROUNDING)
         rest = part - seat.target
         if rest > _ROUNDING:
-            rests.append((-seat.behind - _TURN * (rest + (seat.lease > seat.target)), index))
-    over = limit - sum([seat.target for seat in seats])
-    for _, index in sorted(rests)[: max(over, 0)]:
-        seats[index].target += 1
+            stays = seat.turn <= now < seat.turn + _TURN
+            rests.append((not stays, -seat.behind, -rest, index))
+    over = max(limit - sum([seat.target for seat in seats]), 0)
+    rests.sort()
+    turns = {index for *_, index in rests[:over]}
+    for index, seat in enumerate(seats):
+        if index not in turns:
+            seat.turn = inf
+        else:
+            seat.target += 1
+            seat.turn = min(seat.turn, now)
 
 
 def _differ(before: Sequence[float], after: Sequence[float]) -> bool:

@@ -175,7 +175,7 @@ class Admin:
             raise BadCall("invalid_value", f"level must be one of {', '.join(LEVELS)}", param="level")
         self._control.set_level(level)
         log.info("admin_change", change=f"log level {level}")
-        return Done(f"level {level}")
+        return Done(f"level {level}, beside the configuration, until that is read again")
 
     async def _change(self, what: str, change: Callable[[Config], Config]) -> Changed:
         done = await self._changes.edit(change)

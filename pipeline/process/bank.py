@@ -149,7 +149,10 @@ class Bank:
         if told.samples or told.pushed_back:
             pool.heard(seat, told.samples, told.pushed_back, now)
         self._awake[name] = pool
-        if pool.owes:
+        if pool.idles:
+            pool.divide(now)
+            self._post_leases(name, pool)
+        elif pool.owes:
             self._post_leases(name, pool)
 
     def _heard_of_account(self, seat: int, name: str, told: AccountReport, seen: int, now: float) -> None:

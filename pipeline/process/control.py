@@ -62,5 +62,5 @@ class Control(Protocol):
         ...
 
     def set_level(self, level: str) -> None:
-        """Of the log of all processes, until the configuration says another."""
+        """Of the log of all processes, beside the configuration: until the file is read again."""
         ...

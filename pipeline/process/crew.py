@@ -43,7 +43,7 @@ class Crew:
     """`given` is what all children inherit alike, `listener` what shards accept from. `start` makes the keepers.
 
     Whoever follows is told of each process of a shard that is ready, has said something or is dead, in the order in
-    which they came to follow. `level` is what all are to log, where that is not what the configuration says.
+    which they came to follow. `level` is what all are to log, once that is not what they were begun with.
     """
 
     def __init__(

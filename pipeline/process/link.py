@@ -100,11 +100,12 @@ class Report(_Message, frozen=True, tag="report"):
 
 class PoolGrant(_Message, frozen=True):
     """`limit` of the `total` calls may be under way in this shard; `shares` is what each class can count on there, on
-    average over time."""
+    average over time. `wanted`: somewhere more is asked for than there is, so that nobody is to keep a place idle."""
 
     limit: int
     total: int
     shares: list[float]
+    wanted: bool
 
 
 class AccountGrant(_Message, frozen=True):
@@ -127,10 +128,14 @@ class Grant(_Message, frozen=True, tag="grant"):
 
 
 class Prepare(_Message, frozen=True, tag="prepare"):
-    """Make ready to run `config` (see `config.load.encode`), and answer `Prepared`; nothing changes yet."""
+    """Make ready to run `config` (see `config.load.encode`), and answer `Prepared`; nothing changes yet.
+
+    `layout` has the steps by which the counters' layout grew meanwhile, for a process that was born before some of
+    them: the history of a `MetricsLayout`, from the start. What `config` itself adds is the step after those."""
 
     number: int
     config: bytes
+    layout: list[dict[str, list[str]]] = []
 
 
 class Commit(_Message, frozen=True, tag="commit"):

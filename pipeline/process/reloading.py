@@ -7,22 +7,27 @@ cannot fail: a shard that is born on the way is born with what is in force by th
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from hashlib import sha256
-from typing import Any, NamedTuple, Protocol
+from itertools import count
+from typing import Any, Protocol
 
 import structlog
 
-from config.errors import ConfigError, Problem
-from config.load import encode
-from config.reload import Difference, differences, merged, other_contents
-from config.schema import Config, OpenAIWorker
-from config.secrets import FILE, resolve
+from config.errors import ConfigError, Problem, in_lines
+from config.reload import Difference, merged
+from config.schema import Config
 from pipeline.process import demand
 from pipeline.process.control import Applied, Change, ReloadFailed
 from pipeline.process.link import Abort, Commit, Committed, Message, Prepare, Prepared
-from pipeline.process.tls import carried, warn_of_validity
+from pipeline.process.tls import warn_of_validity
+from pipeline.process.version import Version
+
+_MOST_PATHS = 100  # in a line of the log
 
 log = structlog.get_logger()
+
+
+class NoneReady(ReloadFailed):
+    """No shard is there that could check it."""
 
 
 class Party(Protocol):
@@ -46,6 +51,11 @@ class House(Protocol):
         """Of the configuration that processes are born with now."""
         ...
 
+    @property
+    def layout(self) -> list[dict[str, list[str]]]:
+        """How the counters' layout grew, up to the configuration in force: the history of a `MetricsLayout`."""
+        ...
+
     def prepare(self, config: Config) -> Any:
         """Raises ConfigError for what the supervisor itself cannot run; changes nothing yet."""
         ...
@@ -55,19 +65,8 @@ class House(Protocol):
         nothing."""
         ...
 
-
-class Version(NamedTuple):
-    """`named` refers to files, `whole` is the same with their contents (see `tls.carried`). `secrets` are
-    references to files with fingerprints of what is in them, by key path."""
-
-    named: Config
-    whole: Config
-    secrets: dict[str, tuple[str, bytes]]
-
-    @classmethod
-    def of(cls, config: Config) -> "Version":
-        """Reads the files. Raises ConfigError."""
-        return cls(config, carried(config), _fingerprints(config))
+    def reread(self) -> None:
+        """What is in force is what the file says, also where that was so before."""
 
 
 class Reloader:
@@ -84,11 +83,14 @@ class Reloader:
         self._parties = parties
         self._house = house
         self._one = asyncio.Lock()
+        self._numbers = count(1)
         self._number = 0  # of the last try; late answers to earlier ones don't count
+        self._brought_up: dict[Party, int] = {}  # under which number, those that had to be
         self._waiting: set[Party] = set()  # those whose answer is still to come
         self._answered = asyncio.Event()
         self._problems: list[Problem] = []
         self._asked_again: asyncio.Task[None] | None = None
+        self._put_off = False  # what was asked for, until a shard is ready
 
     @property
     def config(self) -> Config:
@@ -97,7 +99,7 @@ class Reloader:
 
     async def reload(self) -> Applied:
         """Puts in force what the file and the environment say now. Raises ConfigError, ReloadFailed."""
-        return await self._alone(lambda: asyncio.to_thread(self._read))
+        return await self._alone(self._reread)
 
     async def apply(self, config: Config) -> Applied:
         """Puts this in force. Raises ConfigError, ReloadFailed."""
@@ -105,11 +107,11 @@ class Reloader:
         async def given() -> Config:
             return config
 
-        return await self._alone(given)
+        return await self._alone(lambda: self._logged(given))
 
     def request(self) -> None:
         """A reload, after the one that may be under way; how it went is in the log. As SIGHUP wants it: any number of
-        requests while one is waiting are one."""
+        requests while one is waiting are one. While no shard is ready it waits for one."""
         if self._asked_again is None:
             self._asked_again = asyncio.create_task(self._obey())
 
@@ -119,61 +121,77 @@ class Reloader:
             await asyncio.wait({self._asked_again})
 
     def joined(self, party: Party) -> None:
-        """It is ready, perhaps with a configuration that has been replaced while it started."""
-        behind = self._house.edition - party.edition
-        if behind == 1:
+        """It is ready, perhaps with a configuration that has been replaced while it started, once or more often."""
+        if party.edition != self._house.edition:
             self._bring_up(party)
-        elif behind:
-            party.kill("the configuration changed more than once while it started")
+        if self._put_off:
+            self.request()
 
     def heard(self, party: Party, message: Message) -> None:
         match message:
-            case Prepared(number, problems) if number == self._number:
-                if party in self._waiting:
-                    self._problems += problems
-                    self._tick_off(party)
-                elif problems:
-                    party.kill(f"it cannot run the configuration in force: {_in_short(problems)}")
+            case Prepared(number, problems) if number == self._number and party in self._waiting:
+                self._problems += problems
+                self._tick_off(party)
+            case Prepared(number, problems) if problems and number == self._brought_up.get(party):
+                party.kill(f"it cannot run the configuration in force: {'; '.join(in_lines(problems, most=3))}")
             case Committed(number) if number == self._number:
                 self._tick_off(party)
 
     def gone(self, party: Party) -> None:
         """The one that comes after it runs what is in force by then."""
+        self._brought_up.pop(party, None)
         self._tick_off(party)
 
-    async def _alone(self, config: Callable[[], Awaitable[Config]]) -> Applied:
+    async def _alone(self, change: Callable[[], Awaitable[Applied]]) -> Applied:
         if self._one.locked():
             raise ReloadFailed("another change of the configuration is under way; try again")
         async with self._one:
-            return await self._logged(config)
+            try:
+                return await change()
+            except ReloadFailed as error:
+                log.error("reload_failed", because=str(error))  # noqa: TRY400 - the message says it
+                raise
 
     async def _obey(self) -> None:
         async with self._one:
             self._asked_again = None  # who asks from now on has seen a later file than we
+            self._put_off = False
             try:
-                await self._logged(lambda: asyncio.to_thread(self._read))
-            except (ConfigError, ReloadFailed):
+                await self._reread()
+            except ConfigError:
                 return  # told in the log
+            except NoneReady:
+                self._wait_for_one()
+            except ReloadFailed as error:
+                log.error("reload_failed", because=str(error))  # noqa: TRY400 - the message says it
+
+    def _wait_for_one(self) -> None:
+        """Does not run unchecked what none of those that are to run it has seen: they will be there again."""
+        log.warning("reload_put_off", because="no shard is ready; it is done once one is")
+        if self._serving():  # while those that we asked died
+            self.request()
+        else:
+            self._put_off = True
+
+    async def _reread(self) -> Applied:
+        applied = await self._logged(lambda: asyncio.to_thread(self._read))
+        self._house.reread()
+        return applied
 
     async def _logged(self, config: Callable[[], Awaitable[Config]]) -> Applied:
         try:
             applied = await self._change(await config())
         except ConfigError as error:
-            log.error("reload_refused", problems=[f"{p.path}: {p.found}" for p in error.problems])  # noqa: TRY400 - the problems say it
+            log.error("reload_refused", problems=in_lines(error.problems))  # noqa: TRY400 - the problems say it
             raise
-        except ReloadFailed as error:
-            log.error("reload_failed", because=str(error))  # noqa: TRY400 - the message says it
-            raise
-        changed, restart = ([change.path for change in changes] for changes in (applied.changed, applied.restart))
-        log.info("reload_applied", changed=changed, restart=restart)
+        log.info("reload_applied", changed=_paths(applied.changed), restart=_paths(applied.restart))
         return applied
 
     async def _change(self, new: Config) -> Applied:
         old = self._in_force
         named = merged(old.named, new)
         version = await asyncio.to_thread(Version.of, named)
-        found = differences(old.named, new) + other_contents(old.named, named, old.whole, version.whole)
-        found += _other_secrets(old, version)
+        found = old.differences(version, new)
         live = [difference for difference in found if not difference.restart]
         if live:
             await self._put_in_force(version)
@@ -183,10 +201,10 @@ class Reloader:
         if demand.wants_knowledge(version.named) and not demand.wants_knowledge(self._begun):
             raise ConfigError([_no_knowledge(version.named)])
         prepared = self._house.prepare(version.whole)
-        self._number += 1
+        self._number = next(self._numbers)
         parties = self._serving()
         try:
-            await self._ask(parties, Prepare(self._number, encode(version.whole)))
+            await self._ask(parties, Prepare(self._number, version.encoded))
             self._adopt(parties, version, prepared)
         except BaseException:
             _tell(parties, Abort(self._number))
@@ -206,7 +224,7 @@ class Reloader:
 
     def _adopt(self, parties: list[Party], version: Version, prepared: Any) -> None:
         if not any(party in parties for party in self._serving()):
-            raise ReloadFailed("no shard is ready, and so none could check it; try again")
+            raise NoneReady("no shard is ready, and so none could check it; try again")
         try:
             self._house.adopt(version.whole, prepared)
         except OSError as error:
@@ -247,9 +265,11 @@ class Reloader:
         return [party for party in self._parties() if party.ready and not party.retiring]
 
     def _bring_up(self, party: Party) -> None:
-        """To what is in force."""
-        party.send(Prepare(self._number, encode(self._in_force.whole)))
-        party.send(Commit(self._number))
+        """To what is in force, step by step where it was born before several changes: its counters lie where those of
+        the others do, also those of routes that have come and gone."""
+        number = self._brought_up[party] = next(self._numbers)
+        party.send(Prepare(number, self._in_force.encoded, self._house.layout))
+        party.send(Commit(number))
 
     def _tick_off(self, party: Party) -> None:
         self._waiting.discard(party)
@@ -261,34 +281,13 @@ def _tell(parties: Iterable[Party], message: Message) -> None:
         party.send(message)
 
 
+def _paths(changes: list[Change]) -> list[str]:
+    paths = [change.path for change in changes[:_MOST_PATHS]]
+    return [*paths, f"and {len(changes) - _MOST_PATHS} more"] if len(changes) > _MOST_PATHS else paths
+
+
 def _changes(found: Iterable[Difference]) -> list[Change]:
     return [Change(difference.path, difference.before, difference.after) for difference in found]
-
-
-def _fingerprints(config: Config) -> dict[str, tuple[str, bytes]]:
-    sections: list[tuple[str, str, str | None]] = [("admin.token", "admin.token", config.admin.token)]
-    for position, worker in enumerate(config.workers):
-        if isinstance(worker, OpenAIWorker):
-            sections.append((f"workers[{worker.name}].api_key", f"workers[{position}].api_key", worker.api_key))
-    return {
-        name: (reference, sha256(resolve(reference, path=path).encode()).digest())
-        for name, path, reference in sections
-        if reference is not None and reference.startswith(FILE)
-    }
-
-
-def _other_secrets(old: Version, new: Version) -> list[Difference]:
-    """Those that are in the same file as before and are others."""
-    found: list[Difference] = []
-    for path, (reference, fingerprint) in new.secrets.items():
-        known, before = old.secrets.get(path, ("", b""))
-        if known == reference and before != fingerprint:
-            found.append(Difference(path, reference, f"{reference}, with other contents", restart=False))
-    return found
-
-
-def _in_short(problems: list[Problem]) -> str:
-    return "; ".join(f"{problem.path}: {problem.found}" for problem in problems)
 
 
 def _no_knowledge(config: Config) -> Problem:

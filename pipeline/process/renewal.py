@@ -23,6 +23,7 @@ log = structlog.get_logger()
 class _Ready(NamedTuple):
     number: int
     config: Config
+    layout: list[dict[str, list[str]]]
     pipeline: Renewed
     certificate: ssl.SSLContext | None
 
@@ -68,7 +69,8 @@ class Renewal:
         ready, self._ready = self._ready, None
         if ready is None or ready.number != message.number:
             return
-        self._layout.extend(demand.counted(ready.config))  # before a request of a new route can be counted
+        for step in (*ready.layout, demand.counted(ready.config)):  # before a request of a new route can be counted
+            self._layout.extend(step)  # does nothing for what is known
         self._pipeline.apply(ready.pipeline)
         self._edge.reconfigure(ready.config.server)
         if self._tls is not None and ready.certificate is not None:
@@ -89,7 +91,7 @@ class Renewal:
         config = decode(message.config)
         pair = None if self._tls is None else pair_of(config.server)
         certificate = None if self._tls is None or pair is None else self._tls.prepare(pair)
-        return _Ready(message.number, config, self._pipeline.prepare(config), certificate)
+        return _Ready(message.number, config, message.layout, self._pipeline.prepare(config), certificate)
 
     def _discard(self) -> None:
         if self._ready is not None:

@@ -120,11 +120,9 @@ class Shard:
         await self.edge.start(listener, None if self._tls is None else self._tls.context)
 
     def _follow(self, config: Config) -> None:
-        before, self._child.config = self._child.config, config
+        self._child.config = config  # but for the level of the log, which the supervisor sets
         self.watchdog.configure(config.server.stall_ms / 1000)
         self.operations.essential = demand.depends_on_knowledge(config)
-        if config.logging.level != before.logging.level:  # else one that operators have set stays
-            self._child.logs.set_level(config.logging.level)
 
 
 def _lend(child: Child, leases: Leases, shard: Shard) -> "asyncio.Task[None]":

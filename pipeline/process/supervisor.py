@@ -7,12 +7,14 @@ import socket
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, closing
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from config.files import Stamp
 from config.load import Loaded, load
 from config.schema import Config
 from pipeline.observe.exposition import Exposition
@@ -29,10 +31,11 @@ from pipeline.process.handout import handout
 from pipeline.process.lender import Lender
 from pipeline.process.link import SetLevel
 from pipeline.process.prepare import SOCKET_NAME, address_of, claimed, listening
-from pipeline.process.reloading import Reloader, Version
+from pipeline.process.reloading import Reloader
 from pipeline.process.sweep import Sweep
 from pipeline.process.takeover import Takeover
 from pipeline.process.tls import warn_of_validity
+from pipeline.process.version import Version
 
 log = structlog.get_logger()
 Say = Callable[[str], None]
@@ -46,6 +49,7 @@ async def supervise(loaded: Loaded, logs: Logs, say: Say) -> int:
     reloads, SIGUSR2 replaces the shards' processes.
     """
     config = loaded.config
+    known = watching.as_read(loaded)
     running = Version.of(config)
     warn_of_validity(running.whole)
     layout = demand.layout(config)
@@ -58,7 +62,7 @@ async def supervise(loaded: Loaded, logs: Logs, say: Say) -> int:
         given = Inheritance("", -1, os.getpid(), -1, memory.descriptor, -1, lock, -1)
         crew = Crew(layout, memory, given, listener.fileno(), handed_out)
         crew.follow(Sweep(Path(config.server.data_dir)))
-        supervisor = Supervisor(running, loaded.path, crew, listener, logs=logs, say=say)
+        supervisor = Supervisor(running, loaded.path, known, crew, listener, logs=logs, say=say)
         try:
             return await supervisor.run()
         finally:
@@ -69,7 +73,15 @@ class Supervisor:
     """One instance per daemon; `run` is its life. It is the `pipeline.process.control.Control` that operators reach."""
 
     def __init__(
-        self, running: Version, file: Path, crew: Crew, listener: socket.socket, *, logs: Logs, say: Say
+        self,
+        running: Version,
+        file: Path,
+        known: dict[Path, Stamp],
+        crew: Crew,
+        listener: socket.socket,
+        *,
+        logs: Logs,
+        say: Say,
     ) -> None:
         self.crew = crew
         self._listener = listener
@@ -84,8 +96,9 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._exposition = Exposition(crew.ledger, lambda: standing.facts(crew, self._started), self._version)
         self._desk = Desk(Path(running.whole.server.data_dir) / SOCKET_NAME, self, crew.ledger)
-        takeover = Takeover(crew, self._desk, self._adopted)
+        takeover = Takeover(crew, self._desk, self._adopted, self._reread)
         self._file = file
+        self._known = known
         self._reloader = Reloader(running, lambda: load(file).config, lambda: crew.serving, takeover)
         crew.follow(self._reloader)
         self._lender = Lender(running.whole) if crew.memory.shards > 1 else None
@@ -114,7 +127,8 @@ class Supervisor:
         if self._lender is not None:
             routines.append(self._lender.run())
         if server.reload_on_change:
-            routines.append(watching.watch(lambda: watching.files_of(self._file, self.config), self._changed))
+            files = partial(watching.files_of, self._file)
+            routines.append(watching.watch(lambda: files(self.config), self._changed, known=self._known))
         self._routines = {asyncio.create_task(routine) for routine in routines}
 
     async def end(self) -> None:
@@ -155,7 +169,7 @@ class Supervisor:
         self._stop.set()
 
     def set_level(self, level: str) -> None:
-        """Of all processes, those that are born later too, until the configuration says another."""
+        """Of all processes, those that are born later too, until the file is read again."""
         self.crew.level = level
         self._logs.set_level(level)
         self.crew.send(SetLevel(level))
@@ -164,9 +178,13 @@ class Supervisor:
         """`config` has come into force; `self.config` is still the one before."""
         if config.logging.level != self.config.logging.level:
             self.set_level(config.logging.level)
-            self.crew.level = None
         if self._lender is not None:
             self._lender.configure(config)
+
+    def _reread(self) -> None:
+        """What the file says is in force, also where it says nothing new: a level that operators have set goes."""
+        if self._logs.level != self.config.logging.level:
+            self.set_level(self.config.logging.level)
 
     def _obey_signals(self) -> None:
         loop = asyncio.get_running_loop()

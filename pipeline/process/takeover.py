@@ -17,17 +17,23 @@ class Prepared(NamedTuple):
 
 class Takeover:
     """The supervisor's part in a reload, a `pipeline.process.reloading.House`. `adopted` gets each configuration that
-    has come into force."""
+    has come into force, `reread` is called when that is the file's again."""
 
-    def __init__(self, crew: Crew, desk: Desk, adopted: Callable[[Config], None]) -> None:
+    def __init__(self, crew: Crew, desk: Desk, adopted: Callable[[Config], None], reread: Callable[[], None]) -> None:
         self._crew = crew
         self._desk = desk
         self._adopted = adopted
+        self.reread = reread
 
     @property
     def edition(self) -> int:
         """Of the configuration that processes are born with now."""
         return self._crew.handout.edition
+
+    @property
+    def layout(self) -> list[dict[str, list[str]]]:
+        """How the counters' layout grew so far."""
+        return self._crew.layout.history
 
     def prepare(self, config: Config) -> Prepared:
         """Changes nothing yet. Raises ConfigError."""

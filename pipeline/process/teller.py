@@ -49,8 +49,8 @@ class Teller:
         """Every `INTERVAL`. False: nothing has changed since the last one."""
         pools: dict[str, PoolReport] = {}
         for name, limit in self._leases.limits.items():
-            if limit.yielded is None:
-                limit.yielded = self._yielded
+            limit.urgent = self._urgent
+            limit.ticked()
             report = _pool_report(limit, now)
             if report is not None:
                 pools[name] = report
@@ -83,8 +83,9 @@ class Teller:
         more, hurry = False, False
         for name, pool in grant.pools.items():
             limit = self._leases.limit(name)
-            hurry = hurry or pool.limit < limit.limit
-            more = limit.granted(pool.limit, pool.total, pool.shares, now) or more
+            before = limit.limit
+            more = limit.granted(pool.limit, pool.total, pool.shares, now, wanted=pool.wanted) or more
+            hurry = hurry or limit.limit < max(before, pool.limit)
         recalled: dict[str, AccountReport] = {}
         for name, told in grant.accounts.items():
             account = self._leases.account(name)
@@ -138,8 +139,10 @@ class Teller:
     def _wake(self, name: str) -> None:
         _resolve(list(self.waiting.pop(name, {})))
 
-    def _yielded(self) -> None:
-        self._send(Report(self._seen, self._pools(), {}))
+    def _urgent(self) -> None:
+        pools = self._pools()
+        if pools:
+            self._send(Report(self._seen, pools, {}))
 
     def _pools(self) -> dict[str, PoolReport]:
         now = self._clock()

@@ -6,25 +6,31 @@ that is turned to another folder). A few files cost next to nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
+from config.files import Stamp, stamp
+from config.load import Loaded
 from config.schema import Config
 from config.secrets import FILE
 
 INTERVAL_S = 0.5
 
-_State = tuple[int, int, int, int] | None  # of a file; None for one that is not there
-
 
 async def watch(
-    paths: Callable[[], Iterable[Path]], changed: Callable[[], Awaitable[None]], interval: float = INTERVAL_S
+    paths: Callable[[], Iterable[Path]],
+    changed: Callable[[], Awaitable[None]],
+    interval: float = INTERVAL_S,
+    *,
+    known: Mapping[Path, Stamp] | None = None,
 ) -> None:
     """Calls `changed` whenever one of the files is another one, or has other contents, and then stays as it is for an
     interval: whoever writes several of them may take a moment. Files that are named from then on count as they are by
-    then. Runs until it is cancelled; `changed` is not interrupted by further changes, which count after it.
+    then. Runs until it is cancelled; `changed` is not interrupted by further changes, which count after it. `known` are
+    the files as they were when they were read, without it as they are now.
     """
-    seen = last = await _look(paths)
+    last = await _look(paths)
+    seen = dict(last if known is None else known)
     while True:
         await asyncio.sleep(interval)
         now = await _look(paths)
@@ -33,6 +39,11 @@ async def watch(
         if at_rest and now != seen:
             seen = now
             await changed()
+
+
+def as_read(loaded: Loaded) -> dict[Path, Stamp]:
+    """The files of a configuration, of which those that it names are still to be read."""
+    return {path: stamp(path) for path in files_of(loaded.path, loaded.config)} | {loaded.path: loaded.stamp}
 
 
 def files_of(path: Path, config: Config) -> list[Path]:
@@ -45,16 +56,7 @@ def files_of(path: Path, config: Config) -> list[Path]:
     return [path, *map(Path, dict.fromkeys(names))]
 
 
-async def _look(paths: Callable[[], Iterable[Path]]) -> dict[Path, _State]:
+async def _look(paths: Callable[[], Iterable[Path]]) -> dict[Path, Stamp]:
     """In a thread: a file system of the network may take its time."""
     names = list(paths())
-    return await asyncio.to_thread(lambda: {path: _state(path) for path in names})
-
-
-def _state(path: Path) -> _State:
-    """Of the file at the end of all links. Its inode tells of a new file under the old name, whatever its times say."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return await asyncio.to_thread(lambda: {path: stamp(path) for path in names})

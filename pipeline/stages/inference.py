@@ -124,7 +124,7 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         """Also those whose turn does not come because a higher class takes all."""
         for lane in self._order.lanes:
             for entered, message in lane.waits_since():
-                if now - entered > lane.budget(message.request.wait_budget, message.request.ticket.priority):
+                if now - entered > lane.patience(message.request.wait_budget, message.request.ticket.priority):
                     self._drop(message.request.ticket, Reason.OVERDUE, now)
 
     def _drop(self, ticket: Ticket, reason: Reason, now: float) -> None:

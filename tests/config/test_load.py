@@ -12,7 +12,7 @@ from tests.config.helpers import SMALLEST
 def test_the_smallest_file_that_serves(tmp_path: Path, monkeypatch):
     (tmp_path / "pipeline.toml").write_text(SMALLEST)
     monkeypatch.chdir(tmp_path)
-    config, origins, path = load(None, {})
+    config, origins, path, _ = load(None, {})
     assert path == Path("pipeline.toml")
     assert config.workers == [EchoWorker(name="w")]
     assert origins["routes[0].name"] == "file pipeline.toml"
@@ -48,7 +48,7 @@ def test_key_files_are_relative_to_the_configuration_file(tmp_path: Path, monkey
 
 def test_every_key_in_force_has_an_origin(tmp_path: Path):
     (tmp_path / "a.toml").write_text(SMALLEST)
-    _, origins, _ = load(tmp_path / "a.toml", {})
+    _, origins, *_ = load(tmp_path / "a.toml", {})
     assert {"stages.rag.capacity", "workers[0].kind", "workers[0].seed", "routes[0].deadline_ms"} <= origins.keys()
     assert "collections" in origins
 

@@ -1,7 +1,8 @@
 import pytest
 
 from config.errors import ConfigError
-from config.secrets import resolve
+from config.secrets import Secret, missing, references, resolve
+from tests.flows import config
 
 
 def refusal(reference, environ=None):
@@ -69,3 +70,20 @@ def test_what_is_no_reference_is_refused_and_not_repeated(reference):
     problem = refusal(reference, {"": "x"})
     assert problem.expected == "env:NAME or file:PATH"
     assert "hunter2" not in repr(problem)
+
+
+def test_all_that_a_configuration_refers_to_is_looked_up():
+    openai = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1"}
+    configured = config(
+        admin={"token": "env:TOKEN"},
+        workers=[{"name": "e", "kind": "echo"}, openai | {"name": "o", "api_key": "env:KEY"}, openai | {"name": "p"}],
+        collections=[{"name": "docs"}, {"name": "far", "store": "qdrant", "api_key": "file:/no/such/file"}],
+    )
+    assert list(references(configured)) == [
+        Secret("admin.token", "env:TOKEN"),
+        Secret("workers[1].api_key", "env:KEY"),
+        Secret("collections[1].api_key", "file:/no/such/file"),
+    ]
+    found = missing(configured, {"TOKEN": "t"})
+    assert [problem.path for problem in found] == ["workers[1].api_key", "collections[1].api_key"]
+    assert missing(config(), {}) == []

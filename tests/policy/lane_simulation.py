@@ -139,7 +139,7 @@ class Simulation:
 
     def _tick(self, now: float) -> None:
         for entered, a in self.lane.waits_since():
-            if now - entered > self.lane.budget(self.budget):
+            if now - entered > self.lane.patience(self.budget):
                 assert self.lane.queue.remove(a.flow, a)
                 self._drop(a, Reason.OVERDUE, now)
         running = [a for a in self.out.arrivals if a.started is not None and a.ended is None]

@@ -54,7 +54,7 @@ def test_before_anything_was_granted_nothing_is_divided_by_zero():
 def test_calls_under_way_are_held_until_they_end_and_then_given_up():
     limiter, lane = leased(2, 2.0)
     yielded: list[int] = []
-    limiter.yielded = lambda: yielded.append(limiter.held)
+    limiter.urgent = lambda: yielded.append(limiter.held)
     flows = [lane.admit(ASKER) for _ in range(2)]
     for _ in flows:
         lane.start(Priority.NORMAL, 0, 1.0)

@@ -48,6 +48,7 @@ class LocalControl:
         self.config = configured
         self.file = configured
         self.failure: Exception | None = None
+        self.unreplaceable: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.busy = 0
@@ -85,8 +86,9 @@ class LocalControl:
 
     async def replace(self) -> None:
         self.calls.append("replace")
-        if self.failure is not None:
-            raise self.failure
+        failure = self.unreplaceable or self.failure
+        if failure is not None:
+            raise failure
 
     def drain(self) -> None:
         self.calls.append("drain")

@@ -118,7 +118,7 @@ class Shard:
         now = self.world.now
         if self.alive:
             for entered, a in self.lane.waits_since():
-                if now - entered > self.lane.budget(None, a.asked.priority):
+                if now - entered > self.lane.patience(None, a.asked.priority):
                     assert self.lane.queue.remove(a.flow, a)
                     self._drop(a, Reason.OVERDUE)
             ages = [now - began for began in self.running.values()]

@@ -1,9 +1,12 @@
 import os
+from contextlib import closing
 
 import pytest
 
 from config.schema import ServerSection
+from pipeline.observe.ledger import Ledger, Living
 from pipeline.process import demand
+from pipeline.process.counters import SharedMemory
 from tests.flows import config
 
 PLAIN = {"name": "plain", "worker": "echo"}
@@ -38,8 +41,24 @@ def test_counters_follow_routes_and_their_workers():
 
 def test_there_is_room_for_what_comes_later():
     layout = demand.layout(config())
-    more = {f"route {n}": [f"worker {n}"] for n in range(100)}
-    assert layout.fits(more, demand.room(layout.size))
+    room = demand.room(layout.size)
+    assert layout.fits({f"route {n}": [f"worker {n % 200}"] for n in range(2000)}, room)
+    for n in range(2000):  # one at a time takes more
+        layout.extend({f"route {n}": [f"worker {n % 200}", f"worker {(n + 1) % 200}"]})
+    assert layout.size <= room
+
+
+def test_room_that_is_not_used_costs_no_memory():
+    layout = demand.layout(config())
+    with closing(SharedMemory.create(shards=4, block=demand.room(layout.size))) as memory:
+        ledger = Ledger(layout, 4, lambda: [Living(shard, memory.blocks[shard], True) for shard in range(4)])
+        for shard in range(4):
+            memory.blocks[shard][layout.opened] = 1
+            assert layout.fits({"more": ["echo"]}, memory.room)
+        assert ledger.read().total[layout.opened] == 4
+        ledger.retire(3, memory.blocks[3])
+        assert memory.room * 8 > 8 << 20
+        assert os.fstat(memory.descriptor).st_blocks * 512 < 256 << 10
 
 
 def test_as_many_shards_as_cores_that_this_process_may_use():

@@ -13,9 +13,11 @@ from structlog.testing import LogCapture
 from config.errors import ConfigError, Problem
 from config.load import decode
 from config.schema import Config
+from pipeline.process import demand
 from pipeline.process.control import ReloadFailed
 from pipeline.process.link import Abort, Commit, Committed, Message, Prepare, Prepared
-from pipeline.process.reloading import Reloader, Version
+from pipeline.process.reloading import Reloader
+from pipeline.process.version import Version
 from tests.flows import config
 
 WRONG = Problem("workers[0].api_key", "no environment variable KEY", "the secret in KEY")
@@ -37,6 +39,7 @@ class Shard:
         self.killed: str | None = None
         self.told: list[str] = []
         self.running: Config | None = None
+        self.layout: list[dict[str, list[str]]] = []  # that it was sent
         self._daemon = daemon
         self._prepared: tuple[int, Config] | None = None
 
@@ -55,7 +58,8 @@ class Shard:
 
     def _receive(self, message: Message) -> None:
         match message:
-            case Prepare(number, data):
+            case Prepare(number, data, layout):
+                self.layout = layout
                 self._prepared = (number, decode(data))
                 self._daemon.reloader.heard(self, Prepared(number, list(self.problems)))
             case Commit() if self.dies:
@@ -76,6 +80,8 @@ class Daemon:
         self.born_with = begun
         self.refuses: ConfigError | None = None
         self.full: OSError | None = None
+        self.layout = [demand.counted(begun)]
+        self.rereads = 0
         self.shards: list[Shard] = []
         self.reloader = Reloader(Version.of(begun), self._read, lambda: self.shards, self)
         for number in range(shards):
@@ -99,6 +105,10 @@ class Daemon:
         assert prepared == config.server.deadline_ms
         self.edition += 1
         self.born_with = config
+        self.layout = [*self.layout, demand.counted(config)]
+
+    def reread(self) -> None:
+        self.rereads += 1
 
     def _read(self) -> Config:
         if isinstance(self.file, ConfigError):
@@ -173,7 +183,7 @@ async def test_one_shard_that_cannot_is_enough_for_none(log):
         assert all(shard.told == ["Prepare", "Abort"] for shard in it.shards)
         it.nothing_changed(begun)
         (line,) = [line for line in log if line["event"] == "reload_refused"]
-        assert line["problems"] == [f"{problem.path}: {problem.found}" for problem in (WRONG, OTHER)]
+        assert line["problems"] == [problem.line for problem in (WRONG, OTHER)]
         for shard in it.shards:
             shard.problems = ()
         assert (await it.reloader.reload()).changed  # the next try is a try of its own
@@ -266,6 +276,75 @@ async def test_without_a_ready_shard_nothing_can_be_checked():
         with pytest.raises(ReloadFailed, match="no shard is ready"):
             await it.reloader.reload()
         it.nothing_changed(begun)
+        it.shards[0].ready = True
+        it.reloader.joined(it.shards[0])
+        await asyncio.sleep(0.01)
+        it.nothing_changed(begun)  # who asked was told
+
+
+async def test_a_request_waits_until_a_shard_is_ready(log):
+    async with daemon(1) as (it, begun, new):
+        it.shards[0].ready = False
+        for _ in range(3):
+            it.reloader.request()
+        async with asyncio.timeout(5):
+            while not [line for line in log if line["event"] == "reload_put_off"]:
+                await asyncio.sleep(0)
+        it.nothing_changed(begun)
+        it.shards[0].ready = True
+        it.reloader.joined(it.shards[0])
+        async with asyncio.timeout(5):
+            while it.shards[0].running is None:
+                await asyncio.sleep(0)
+        assert it.reloader.config == new
+        it.add("another")
+        await asyncio.sleep(0.01)
+        assert it.edition == 1  # once is enough
+        assert [line["event"] for line in log].count("reload_put_off") == 1
+
+
+async def test_a_request_is_not_lost_when_all_shards_die_at_once(log):
+    async with daemon(2, start_timeout_ms=60_000) as (it, _, new):
+        for shard in it.shards:
+            shard.silent = True
+        it.reloader.request()
+        async with asyncio.timeout(5):
+            while not all(shard.told for shard in it.shards):
+                await asyncio.sleep(0)
+            late = it.add("late")  # before the last one is dead
+            for shard in it.shards[:2]:
+                shard.die()
+            while late.running is None:
+                await asyncio.sleep(0)
+        assert late.running == it.reloader.config == new
+        assert not [line for line in log if line["event"] == "reload_failed"]
+
+
+async def test_only_reading_the_file_brings_back_what_operators_had_set():
+    async with daemon() as (it, begun, new):
+        it.file = begun
+        await it.reloader.apply(new)
+        assert it.rereads == 0
+        await it.reloader.reload()
+        await it.reloader.reload()  # nothing is different
+        assert it.rereads == 2
+        it.file = ConfigError([WRONG])
+        with pytest.raises(ConfigError):
+            await it.reloader.reload()
+        assert it.rereads == 2
+
+
+async def test_what_is_wrong_is_in_the_log_as_people_are_shown_it(log):
+    hinted = Problem("routes[0].worker", '"ehco"', "the name of a worker", "echo", "pipeline.toml:12")
+    async with daemon() as (it, _, _):
+        it.file = ConfigError([hinted, *[replace(WRONG, found="x" * 10_000)] * 1000])
+        with pytest.raises(ConfigError):
+            await it.reloader.reload()
+    (line,) = [line for line in log if line["event"] == "reload_refused"]
+    first, *_, last = line["problems"]
+    assert first == 'routes[0].worker: found "ehco"; expected the name of a worker; nearest echo (pipeline.toml:12)'
+    assert last == "and 981 more"
+    assert len("".join(line["problems"])) < 10_000
 
 
 async def test_a_process_that_finishes_for_another_is_left_alone():
@@ -300,7 +379,26 @@ async def test_one_that_started_with_what_was_in_force_before_is_brought_up():
         assert late.running == new
         it.file = begun
         await it.reloader.reload()
-        assert it.add("much too late", edition=0).killed
+        much_too_late = it.add("much too late", edition=0)
+        await asyncio.sleep(0)
+        assert much_too_late.running == begun
+        assert much_too_late.layout == it.layout  # all three steps, of which it made one
+        assert not much_too_late.killed
+
+
+async def test_one_that_cannot_run_it_is_killed_also_while_the_next_change_is_asked():
+    async with daemon(1, start_timeout_ms=60_000) as (it, begun, _):
+        await it.reloader.reload()
+        late = it.add("late", edition=0, problems=(WRONG,))
+        it.file = begun
+        next_change = asyncio.create_task(it.reloader.reload())  # asks the late one too, before it has answered
+        it.shards[0].silent = True
+        async with asyncio.timeout(5):
+            while not late.killed:
+                await asyncio.sleep(0)
+        it.shards[0].die()
+        with pytest.raises(ReloadFailed):
+            await next_change
 
 
 async def test_one_that_cannot_run_what_is_in_force_is_killed_for_the_next_one():

@@ -10,6 +10,7 @@ import pytest
 
 from config.load import encode
 from config.schema import Config
+from pipeline.observe.layout import MetricsLayout
 from pipeline.process import demand
 from pipeline.process.link import Abort, Commit, Committed, Message, Prepare, Prepared
 from pipeline.process.renewal import Renewal
@@ -33,6 +34,7 @@ class Shard(NamedTuple):
     renewal: Renewal
     said: list[Message]
     followed: list[Config]
+    layout: MetricsLayout
 
 
 @asynccontextmanager
@@ -40,10 +42,9 @@ async def shard(conf: Config = BEGUN, tls: Tls | None = None) -> AsyncIterator[S
     said: list[Message] = []
     followed: list[Config] = []
     async with serving(conf, ssl_context=None if tls is None else tls.context) as server:
-        renewal = Renewal(
-            server.pipeline, server.edge, demand.layout(conf), tls, send=said.append, follow=followed.append
-        )
-        yield Shard(server, renewal, said, followed)
+        layout = demand.layout(conf)
+        renewal = Renewal(server.pipeline, server.edge, layout, tls, send=said.append, follow=followed.append)
+        yield Shard(server, renewal, said, followed, layout)
         await renewal.aclose()
 
 
@@ -125,6 +126,20 @@ async def test_what_was_called_off_or_overtaken_is_not_run():
         it.renewal.commit(Commit(4))
         assert it.followed == [TWO]
         assert [m for m in it.said if isinstance(m, Committed)] == [Committed(4)]
+
+
+async def test_one_that_is_several_changes_behind_lays_its_counters_out_as_the_others_did():
+    others = demand.layout(BEGUN)
+    others.extend({"gone": ["gone"]})
+    others.extend({"gone too": ["gone", "echo"]})
+    history = others.history
+    others.extend(demand.counted(TWO))
+    async with shard() as it:
+        it.renewal.prepare(Prepare(1, encode(TWO), history))
+        it.renewal.commit(Commit(1))
+        mine = it.layout
+        assert mine.history == others.history
+        assert (mine.size, mine.routes, mine.workers) == (others.size, others.routes, others.workers)
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from config.files import Stamp
 from config.load import load
-from pipeline.process.watching import files_of, watch
+from pipeline.process.watching import as_read, files_of, watch
 from tests.config.helpers import SMALLEST
 
 INTERVAL = 0.02
@@ -38,10 +40,13 @@ class Watched:
 
 
 @asynccontextmanager
-async def watching(paths: Callable[[], Iterable[Path]]) -> AsyncIterator[Watched]:
+async def watching(
+    paths: Callable[[], Iterable[Path]], known: dict[Path, Stamp] | None = None
+) -> AsyncIterator[Watched]:
     watched = Watched()
-    task = asyncio.create_task(watch(paths, watched.changed, INTERVAL))
-    await asyncio.sleep(QUIET)  # it has looked by now; should it not have, tests fail for want of a change
+    task = asyncio.create_task(watch(paths, watched.changed, INTERVAL, known=known))
+    if known is None:
+        await asyncio.sleep(QUIET)  # it has looked by now; should it not have, tests fail for want of a change
     try:
         yield watched
     finally:
@@ -126,6 +131,21 @@ async def test_files_that_are_named_later_are_watched_from_then_on(tmp_path):
         await watched.once()
         first.write_text("changed now")
         await watched.once()
+
+
+async def test_what_changed_since_it_was_read_is_noticed_although_nobody_looked(tmp_path):
+    file, prompt = tmp_path / "pipeline.toml", tmp_path / "prompt.j2"
+    for changed in (file, prompt):
+        prompt.write_text("Be brief.")
+        file.write_text(SMALLEST + 'template_file = "prompt.j2"\n')
+        loaded = load(file, {})
+        known, files = as_read(loaded), partial(files_of, file, loaded.config)
+        async with watching(files, known) as watched:
+            await asyncio.sleep(QUIET)
+            assert watched.times == 0
+        changed.write_text(changed.read_text() + "\n")
+        async with watching(files, known) as watched:
+            await watched.once()
 
 
 def test_the_files_of_a_configuration_are_all_that_it_names(tmp_path):

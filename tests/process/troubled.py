@@ -15,15 +15,21 @@ async def main(child: Child) -> None:
             os._exit(7)
         if kind == "dies-later":
             asyncio.get_running_loop().call_later(0.3, os._exit, 7)
+        if kind == "waits":
+            await until_there(Path(child.config.server.data_dir) / "go")
         if kind == "blocks":
             child.trouble = asyncio.create_task(block_when_asked(Path(child.config.server.data_dir) / "block"))
     await shard.main(child)
 
 
-async def block_when_asked(file: Path) -> None:
-    """The first one that finds the file."""
+async def until_there(file: Path) -> None:
     while not file.exists():
         await asyncio.sleep(0.01)
+
+
+async def block_when_asked(file: Path) -> None:
+    """The first one that finds the file."""
+    await until_there(file)
     file.unlink()
     spin_for_ever()
 
