@@ -67,6 +67,70 @@ def test_calls_under_way_are_held_until_they_end_and_then_given_up():
     assert yielded == [1]  # that place stays
 
 
+def test_a_call_whose_request_has_left_before_it_is_over_is_told_all_the_same():
+    limiter, lane = leased(1, 0.5)
+    flow = lane.admit(ASKER)
+    lane.start(Priority.NORMAL, 0, 1.0)
+    lane.leave(flow, Priority.NORMAL, 1.1, started=True)
+    limiter.granted(0, 1, [0.5] * 4, 1.1)
+    assert limiter.news(1.1) is not None
+    assert limiter.held == 1
+    lane.finish(0, 0, 1.11, answered=False)
+    assert limiter.news(1.11) is not None  # the load is as it was, and the place is free
+    assert limiter.news(1.12) is None
+
+
+def test_a_place_that_another_wants_is_given_up_when_nobody_here_needs_it():
+    limiter, lane = leased(2, 2.0)
+    told: list[int] = []
+    limiter.urgent = lambda: told.append(limiter.held)
+    for _ in range(2):
+        lane.admit(ASKER)
+        lane.start(Priority.NORMAL, 0, 1.0)
+    lane.finish(0, 0, 1.1, answered=False)
+    assert (told, limiter.limit) == ([], 2)  # nobody wants it
+    assert not limiter.granted(2, 8, [2.0] * 4, 1.2, wanted=True)
+    assert limiter.limit == 1
+    lane.finish(0, 0, 1.3, answered=False)
+    assert (told, limiter.limit) == ([0], 0)
+
+
+def test_the_first_who_lacks_a_place_is_told_at_once_and_not_more_often_than_is_worth_it():
+    limiter, lane = leased(0, 0.5)
+    told: list[int] = []
+
+    def urgent() -> None:
+        told.append(sum(lane.waiting))
+        assert limiter.news(1.0) is not None
+
+    limiter.urgent = urgent
+    lane.admit(ASKER)
+    lane.admit(ASKER)
+    assert told == [1]
+    for number in range(20):  # places come and go between two ticks
+        limiter.granted(8, 8, [8.0] * 4, 1.0)
+        limiter.granted(1, 8, [0.5] * 4, 1.0)
+        limiter.lane = Lane("other", limiter, Rules())
+        assert limiter.news(1.0) is not None
+        limiter.lane = lane
+        flow = lane.admit(ASKER)
+        lane.leave(flow, Priority.NORMAL, 1.0, started=False)
+        if number == 10:
+            assert len(told) < 8
+    assert len(told) < 8
+    limiter.ticked()
+
+
+def test_who_was_let_in_waits_for_a_turn_also_where_the_share_has_fallen():
+    limiter, lane = leased(0, 0.5)
+    assert (lane.budget(None), lane.patience(None)) == (0.4, 0.8)
+    limiter.granted(8, 8, [8.0] * 4, 10.0)
+    limiter.tick(0, 0.0, 10.5)
+    assert lane.patience(None) == 0.8  # others asked a moment ago
+    limiter.tick(0, 0.0, 12.5)
+    assert lane.patience(None) == 0.4
+
+
 def test_what_is_told_is_told_once():
     limiter, lane = leased(4, 4.0)
     assert limiter.news(1.0) is not None

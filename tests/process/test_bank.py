@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.outcomes import Priority
+from pipeline.core.outcomes import Priority, Reason
 from tests.policy.lane_simulation import Arrival, merged, poisson
 from tests.process.shards import World, by_shard, config, served
 
@@ -61,6 +61,56 @@ def test_long_calls_take_turns_as_well():
     world.run(60.0)
     each = Counter(a.session for a in arrivals if a.started is not None)
     assert min(each.values()) >= 13  # of 30
+
+
+@pytest.mark.parametrize(("shards", "limit"), [(2, 1), (3, 1), (2, 3), (4, 2)])
+def test_sessions_that_ask_again_at_once_leave_no_place_idle(shards, limit):
+    """They come and go: what lies unused in one shard is another's within a few messages, not with the next turn."""
+    world = World(shards, config(limit), slots=limit)
+    asking: dict[int, Arrival] = {}
+    arrivals: list[Arrival] = []
+
+    def ask(session: int) -> None:
+        asking[session] = a = Arrival(world.now, session=str(session))
+        arrivals.append(a)
+        world.shards[session % shards].arrive(a)
+
+    def go_on() -> None:
+        for session, a in list(asking.items()):
+            if a.ended is not None or a.left is not None:
+                del asking[session]
+                world.at(world.now + (0.002 if a.left is None else 0.2), lambda session=session: ask(session))
+
+    world.checks.append(go_on)
+    idle = Idle(world, limit)
+    world.checks.append(idle.look)
+    for session in range(2 * shards + 1):
+        world.at(0.01 * session, lambda session=session: ask(session))
+    world.run(SECONDS)
+    assert served(arrivals, WARM, SECONDS) >= 0.97 * 10 * limit * (SECONDS - WARM)
+    assert idle.longest < 0.02
+    assert world.most == limit
+    assert not [a for a in arrivals if a.dropped is Reason.OVERDUE and a.at > 1.0]
+
+
+class Idle:
+    """How long there was a free place while somebody waited anywhere."""
+
+    def __init__(self, world: World, limit: int) -> None:
+        self.longest = 0.0
+        self._world = world
+        self._limit = limit
+        self._since: float | None = None
+
+    def look(self) -> None:
+        world = self._world
+        waits = any(sum(shard.lane.waiting) for shard in world.shards.values())
+        if not waits or world.inflight >= self._limit:
+            self._since = None
+            return
+        if self._since is None:
+            self._since = world.now
+        self.longest = max(self.longest, world.now - self._since)
 
 
 @pytest.mark.parametrize("hold", [0.005, 0.5])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import RateLimited
 from pipeline.policy.leases import Leases
+from pipeline.policy.leases_account import Count, Lending
 from pipeline.policy.limits import KeyQuota, OwnPlaces, TokenBucket, per_minute
 from pipeline.process.bank import INTERVAL as BANK_INTERVAL
 from pipeline.process.bank import Bank
@@ -478,3 +479,23 @@ async def test_a_shard_without_work_says_nothing_until_it_has_some(monkeypatch):
             await asyncio.sleep(0.001)
     assert ticks == 2 * QUIET_TICKS
     running.cancel()
+
+
+def test_a_new_process_on_a_dead_one_s_seat_is_called_upon_as_well():
+    """Others ask all the time; who has answered them once is not called upon again, but that one is dead."""
+    lending = Lending(Count(4), whole=True, standing=True)
+    numbers = {0: 1, 1: 1}
+
+    def wish(seat: int, amount: float) -> set[int]:
+        lending.wish(seat, amount, 1)
+        return {other for other, answer in lending.answers(numbers, 0.0, ticking=True).items() if answer.recall}
+
+    assert wish(0, 4.0) == set()
+    assert wish(1, 2.0) == {0}
+    lending.answered(0, 1)  # all that it has is in use
+    assert wish(1, 2.0) == set()
+    lending.gone(0, 0.0)
+    lending.wish(1, 0.0, 1)
+    assert wish(0, 4.0) == set()
+    assert lending.lent == 4
+    assert wish(1, 2.0) == {0}
