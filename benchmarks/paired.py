@@ -152,7 +152,7 @@ def added_first_token(pairs: int, seconds: float) -> tuple[list[float], list[flo
     p50, p99 = [], []
     # With a slot for everyone, and the first token at once.
     with started(Service(slots=10_000, first_token_ms=0, tokens_per_second=RATE, tokens=50)) as url:
-        worker = f'name = "b"\nkind = "openai"\nbase_url = "{url}/v1"\n'
+        worker = f'name = "b"\nkind = "openai"\nbase_url = "{url}/v1"\nconcurrency = {STREAMS}\n'
         with headgate(f'[[workers]]\n{worker}[[routes]]\nname = "b"\nworker = "b"\n') as ours:
             for _ in range(pairs):
                 direct = uvloop.run(first_tokens(url, "b", seconds))
