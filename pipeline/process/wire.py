@@ -32,6 +32,7 @@ class Wire(asyncio.Protocol):
         self._needed = _length.size  # bytes of it before it is worth looking at
         self._out: list[bytes] = []
         self._over = False
+        self._gathering = False
 
     @property
     def unsent(self) -> int:
@@ -47,8 +48,11 @@ class Wire(asyncio.Protocol):
         if self._over:
             return
         payload = _encode(frame)
-        if not self._out:
+        if not self._gathering and self._transport is not None:
+            self._gathering = True
             self._loop.call_soon(self._flush)
+            self._transport.write(_length.pack(len(payload)) + payload)
+            return
         self._out += (_length.pack(len(payload)), payload)
 
     def close(self) -> None:
@@ -101,6 +105,7 @@ class Wire(asyncio.Protocol):
         return at
 
     def _flush(self) -> None:
+        self._gathering = False
         if self._out and self._transport is not None:
             out, self._out = self._out, []
             self._transport.write(b"".join(out))
