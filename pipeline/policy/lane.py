@@ -171,8 +171,9 @@ class Lane(Generic[T]):
         return wait_budget(configured, self.limiter.shares[priority], self.typical.hold)
 
     def patience(self, configured: float | None, priority: Priority = Priority.NORMAL) -> float:
-        """Seconds after which a request that was let in is not to be served any more. Where shards take turns, the
-        share may have been greater at the door than it is now, and even then was an average: twice the budget."""
+        """Seconds after which a request that was let in is not to be served any more. Where shards take turns with a
+        few places, the share may have been greater at the door than it is now, and even then was an average: twice the
+        budget."""
         budget = self.budget(configured, priority)
         return 2.0 * budget if self._lease is not None and self._lease.shared(priority) else budget
 

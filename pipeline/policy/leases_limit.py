@@ -13,6 +13,7 @@ _ASKERS_KEPT = 10_000  # of each class
 _LITTLE = 1e-6  # of a place: nothing has been granted yet
 _AT_ONCE = 4  # reports between two ticks: of very quick calls, more would cost more than the places that they save
 _SHARED_LATELY = 2.0  # seconds
+_FEW = 2.0  # places
 _OLDER = 0.25  # seconds by which the age of the oldest call has to change before it is told again
 
 
@@ -125,8 +126,12 @@ class LeasedLimit:
         return self.limit if self.lane is None else max(self.limit, self.lane.inflight)
 
     def shared(self, priority: Priority) -> bool:
-        """Whether others have had a part of what this class might have, now or lately."""
-        return self.shares[priority] < self.total or self._now < self._shared_at[priority] + _SHARED_LATELY
+        """Whether the shards take turns with places, now or lately: others have a part of what this class might have,
+        and here are so few that one more or less at the moment makes a difference."""
+        return self._turns(priority) or self._now < self._shared_at[priority] + _SHARED_LATELY
+
+    def _turns(self, priority: Priority) -> bool:
+        return self.shares[priority] < min(self.total, _FEW)
 
     def asked(self, priority: Priority, caller: str, session: str, weight: float, now: float) -> None:
         """Somebody wants in, whatever becomes of it."""
@@ -171,7 +176,7 @@ class LeasedLimit:
         """Another lease. Whether more calls may start than before."""
         before, newly = self.limit, wanted and not self.wanted
         self._shared_at = [
-            now if share < self.total else at for share, at in zip(self.shares, self._shared_at, strict=True)
+            now if self._turns(priority) else at for priority, at in zip(Priority, self._shared_at, strict=True)
         ]
         if total != self.total:
             self._total_at = now
