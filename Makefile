@@ -66,8 +66,10 @@ types: $(DEV)
 imports: $(DEV)
 	$(BIN)/lint-imports
 
+# Two at a time, most wait for processes and clocks; then those that measure.
 tests: $(DEV) $(CHROMIUM)
-	$(BIN)/pytest
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not alone"
+	$(BIN)/pytest -q -m alone
 
 quick: lint types imports
 	$(BIN)/pytest -m "not slow" -x -q -n 4 --hypothesis-profile=quick

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.table import Benchmark, Said, Stats, rows
 
+pytestmark = pytest.mark.alone  # its figures are not taken beside others'
+
 PARTS = [
     "admission: refused at the door",
     "admission: the refusal's bytes",

@@ -9,6 +9,8 @@ import pytest
 
 from tests.process.daemon import ROOT
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.process.daemon import Daemon, chat, configured, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 CALL = 0.05  # seconds
 SECONDS = 2.0
