@@ -1,7 +1,6 @@
 """Where the supervisor can be asked: the admin API on a Unix socket in the data folder, for this user and for the
 shards, and on TCP as the configuration says."""
 
-import os
 import socket
 import ssl
 from contextlib import suppress
@@ -12,7 +11,7 @@ import structlog
 
 from config.schema import AdminSection, Config, ServerSection
 from config.secrets import resolve
-from pipeline.knowledge.places import socket_address
+from pipeline.knowledge.places import private_socket
 from pipeline.observe.overview import Counters
 from pipeline.process.admin import Admin
 from pipeline.process.admin_http import Guard, Router
@@ -52,7 +51,7 @@ class Desk:
         StartError, ConfigError; `close` undoes what was done before."""
         if config.admin.enabled:
             await self._open_tcp(config)
-        await self._listen(Listener(self._router), _unix_socket(self._path))
+        await self._listen(Listener(self._router), private_socket(self._path))
 
     async def _open_tcp(self, config: Config) -> None:
         self._guard.token = _token(config)
@@ -102,16 +101,3 @@ def _listening(admin: AdminSection) -> socket.socket:
     except StartError as error:
         message = str(error).replace("server.port", "admin.port").replace("server.host", "admin.host")
         raise StartError(message.replace("Cannot listen", "The admin API cannot listen", 1)) from error
-
-
-def _unix_socket(path: Path) -> socket.socket:
-    """Bound, for this user only."""
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        with socket_address(path) as address:
-            sock.bind(address)
-    finally:
-        os.umask(before)
-    return sock

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.knowledge.places import socket_address
+from pipeline.knowledge.places import private_socket, socket_address
 
 _AT_ONCE = 64  # descriptors in a message; the kernel takes 253
 
@@ -30,15 +30,8 @@ class Inbox:
         self._path = inbox_path(folder, os.getpid())
         self._adopt = adopt
         self._loop = asyncio.get_running_loop()
-        self._path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener = private_socket(self._path, socket.SOCK_SEQPACKET)
         self._listener.setblocking(False)
-        before = os.umask(0o177)
-        try:
-            with socket_address(self._path) as address:
-                self._listener.bind(address)
-        finally:
-            os.umask(before)
         self._listener.listen()
         self._open: list[socket.socket] = []
         self._loop.add_reader(self._listener, self._accept)

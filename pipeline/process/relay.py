@@ -20,7 +20,7 @@ from pipeline.core.outcomes import Place, Reason
 from pipeline.edge.driven import Driven
 from pipeline.edge.forward import Asked, Ended, Forwarded
 from pipeline.edge.relayed import Back, RelayedCall
-from pipeline.knowledge.places import socket_address
+from pipeline.knowledge.places import private_socket, socket_address
 from pipeline.policy.affinity import owner
 from pipeline.process.counters import Peer, SharedMemory
 from pipeline.process.handover import Outbox
@@ -69,16 +69,7 @@ class Relay:
 
     async def open(self, serve: Serve) -> None:
         """From now on other shards can hand over requests."""
-        path = relay_path(self._folder, self._pid)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
-        path.unlink(missing_ok=True)
-        sock = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)
-        try:
-            with socket_address(path) as address:
-                sock.bind(address)
-        finally:
-            os.umask(before)
+        sock = private_socket(relay_path(self._folder, self._pid))
         self._server = await self._loop.create_unix_server(lambda: Door(self._loop, serve, self._doors).wire, sock=sock)
 
     def retire(self) -> None:

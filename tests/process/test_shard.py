@@ -1,7 +1,6 @@
 """The parts of a shard that a whole daemon cannot be made to show."""
 
 import asyncio
-import os
 import time
 from types import SimpleNamespace
 
@@ -10,11 +9,8 @@ import pytest
 from pipeline.core.outcomes import Place, Reason
 from pipeline.core.ports import Readiness
 from pipeline.edge.app import EdgeServer
-from pipeline.observe.lines import LineWriter
 from pipeline.observe.metrics import ShardGauges
 from pipeline.process import demand
-from pipeline.process.counters import SharedMemory
-from pipeline.process.relay import Relay
 from pipeline.process.shard import _ask_health, _until_stopped
 from pipeline.process.ticker import Ticker
 from tests.flows import config, running, submit
@@ -28,25 +24,6 @@ class Alone:
 
     async def metrics(self) -> bytes:
         raise ConnectionError
-
-
-@pytest.fixture
-def writer(tmp_path):
-    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-    writer = LineWriter(descriptor)
-    yield writer
-    writer.close()
-    os.close(descriptor)
-
-
-@pytest.fixture
-async def relay(tmp_path):
-    """Of a shard that has no others."""
-    memory = SharedMemory.create(shards=1, block=8)
-    relay = Relay(0, 0, memory, tmp_path)
-    yield relay
-    await relay.close()
-    memory.close()
 
 
 async def test_shows_how_it_is_at_every_tick(writer, relay):

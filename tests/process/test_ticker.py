@@ -1,40 +1,15 @@
 """What a tick shows of the workers' lanes."""
 
 import asyncio
-import os
 import time
-
-import pytest
 
 from pipeline.core.outcomes import Priority, Reason
 from pipeline.edge.app import EdgeServer
-from pipeline.observe.lines import LineWriter
 from pipeline.observe.metrics import ShardGauges
 from pipeline.process import demand
-from pipeline.process.counters import SharedMemory
-from pipeline.process.relay import Relay
 from pipeline.process.ticker import Ticker
 from tests.flows import config, running, submit
 from tests.process.test_shard import Alone
-
-
-@pytest.fixture
-def writer(tmp_path):
-    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-    writer = LineWriter(descriptor)
-    yield writer
-    writer.close()
-    os.close(descriptor)
-
-
-@pytest.fixture
-async def relay(tmp_path):
-    """Of a shard that has no others."""
-    memory = SharedMemory.create(shards=1, block=8)
-    relay = Relay(0, 0, memory, tmp_path)
-    yield relay
-    await relay.close()
-    memory.close()
 
 
 async def test_shows_how_each_worker_is_limited(writer, relay):
