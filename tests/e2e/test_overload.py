@@ -14,6 +14,8 @@ import pytest
 from benchmarks.servers import resident_mb
 from tests.process.daemon import chat, configured, serving
 
+pytestmark = pytest.mark.alone
+
 CONFIG = """
 [stages.inference]
 concurrency = 8

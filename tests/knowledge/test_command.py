@@ -157,6 +157,7 @@ def test_summary_mentions_what_is_out_of_the_ordinary_only():
     )
 
 
+@pytest.mark.alone  # the interrupt has to come in time
 def test_at_a_terminal_it_shows_progress_and_an_interrupt_is_honest(here: Path):
     """A real terminal, a real interrupt from its keyboard; run again, it completes."""
     for i in range(400):

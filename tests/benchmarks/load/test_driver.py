@@ -15,6 +15,8 @@ from benchmarks.load.scenario import Kind, Leave, Phase, Retries, Scenario
 from benchmarks.load.wire import Wire
 from tests.benchmarks.load.targets import after, refusing, serving, stalling
 
+pytestmark = pytest.mark.alone  # what it sends at which moment is what is tested
+
 RUN = "0123abcd"
 
 
