@@ -171,5 +171,6 @@ async def _system(daemon: Daemon, backend: ScriptedBackend) -> str:
     ):
         assert response.status == 200
         await response.read()
-    system: str = backend.exchanges[-1].json["messages"][0]["content"]
+    asked = [exchange for exchange in backend.exchanges if exchange.body]  # whether it is well was asked without one
+    system: str = asked[-1].json["messages"][0]["content"]
     return system

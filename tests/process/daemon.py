@@ -52,7 +52,8 @@ class Daemon:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+        whole = self._log.read_text().rpartition("\n")[0]  # the last line may be on its way
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     @property
     def stderr(self) -> str:
