@@ -1,5 +1,5 @@
-"""Frames between shards: 32-bit length and an array in MessagePack; those of one turn of the event loop in one
-write."""
+"""Frames between shards: 32-bit length and an array in MessagePack. Of those of one turn of the event loop the first is
+written at once, as somebody waits for it, and the others together."""
 
 import asyncio
 import struct
@@ -44,7 +44,7 @@ class Wire(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def put(self, frame: tuple[Any, ...]) -> None:
-        """Sends with whatever else this turn of the event loop sends. Does nothing once the other end is gone."""
+        """Never waits. Does nothing once the other end is gone."""
         if self._over:
             return
         payload = _encode(frame)
