@@ -11,7 +11,7 @@ help:
 	@echo "make run     set up, load the sample documents if absent, serve on 127.0.0.1:8080"
 	@echo "make test    set up, then lint, format check, types, import rules, all tests, two minutes of mixed load"
 	@echo "make quick   the inner loop: lint, types, and the tests that take no processes"
-	@echo "make bench   the paired figures of the data path, the micro-benchmarks, several shards"
+	@echo "make bench   the paired figures of the data path, the micro-benchmarks, several shards, relaying, pools"
 	@echo "make bench-overload  every figure of the behaviour under overload, target beside measured (about twenty minutes)"
 	@echo "make bench-peers  the same load over LiteLLM, vllm-router, TensorZero and Headgate (about twenty minutes)"
 	@echo "make soak    an hour of mixed load with kills, reloads and disconnects (MINUTES=10: ten minutes)"
@@ -78,6 +78,8 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks.paired
 	$(BIN)/python -m benchmarks.table
 	$(BIN)/python -m benchmarks.shards
+	$(BIN)/python -m benchmarks.relay
+	$(BIN)/python -m benchmarks.pools
 
 bench-overload: $(DEV)
 	$(BIN)/python -m benchmarks.overload --json bench-results/overload.json --html bench-results/overload.html

@@ -17,17 +17,20 @@ from config.findings import Findings
 from config.paths import KeyPath, dotted, nearest, quote
 from config.patterns import pattern_fault
 from config.schema import (
+    LOCAL_EMBEDDERS,
+    WORKER_FILES,
     CollectionSection,
     Config,
     ExtractiveWorker,
     FewerPassages,
+    GrpcWorker,
+    HttpWorker,
     KeySection,
-    OpenAIWorker,
     RedactFilter,
     RouteSection,
 )
 from config.schema import WorkerSection as Worker
-from config.secrets import FORMS, fault
+from config.secrets import FORMS, fault, is_reference, is_secret_header
 from config.shape import shown
 
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -167,12 +170,43 @@ class Crosscheck:
 
     def _worker(self, worker: Worker, path: KeyPath) -> None:
         self._at_most((*path, "answer_tokens"), (*path, "context_tokens"), equal=False)
-        if isinstance(worker, OpenAIWorker):
+        self._at_most((*path, "retry_base_ms"), (*path, "retry_max_ms"))
+        self._at_most((*path, "breaker_open_ms"), (*path, "breaker_max_open_ms"))
+        for key in WORKER_FILES:
+            if getattr(worker, key, None) is not None:
+                self._file((*path, key))
+        if isinstance(worker, HttpWorker):
             self._address((*path, "base_url"))
+            self._replicas(worker, worker.base_url, (*path, "base_url"), usual=worker.usual_url)
             self._secret((*path, "api_key"))
             self._headers(worker, path)
+        elif isinstance(worker, GrpcWorker):
+            self._replicas(worker, worker.target, (*path, "target"), usual=None)
+            self._secret((*path, "api_key"))
 
-    def _headers(self, worker: OpenAIWorker, path: KeyPath) -> None:
+    def _replicas(self, worker: HttpWorker | GrpcWorker, one: str | None, key: KeyPath, *, usual: str | None) -> None:
+        """A pool has replicas, each once."""
+        several = (*key[:-1], "replicas")
+        if not self._findings.sound(key, several):
+            return
+        if one is not None and worker.replicas:
+            self._findings.add(several, f"both {key[-1]} and replicas", "one of the two")
+        elif one is None and not worker.replicas and usual is None:
+            self._findings.add(key, "nothing", "an address (or replicas, for several): this worker has no replica")
+        seen: dict[str, int] = {}
+        for index, address in enumerate(worker.replicas):
+            if isinstance(worker, HttpWorker):
+                self._address((*several, index))
+            if seen.setdefault(address.rstrip("/"), index) != index and self._findings.sound((*several, index)):
+                self._findings.add((*several, index), shown(address, (*several, index)), "each replica once")
+
+    def _file(self, path: KeyPath) -> None:
+        file = self._folder / self._at(path)
+        if self._findings.sound(path) and not file.is_file():
+            found = "a folder" if file.is_dir() else "no such file"
+            self._findings.add(path, f"{quote(str(file))}: {found}", "a file that can be read")
+
+    def _headers(self, worker: HttpWorker, path: KeyPath) -> None:
         seen: set[str] = set() if worker.api_key is None else {"authorization"}
         for name, value in worker.headers.items():
             here = (*path, "headers", name)
@@ -184,6 +218,10 @@ class Crosscheck:
                 self._findings.add(here, "the same header twice", "each one once; api_key sets authorization")
             elif not value.isprintable():
                 self._findings.add(here, "control characters in a value that is not shown", "one line of text")
+            elif is_reference(value) and (wrong := fault(value)) is not None:
+                self._findings.add(here, wrong.found, FORMS, wrong.hint)
+            elif is_secret_header(name) and not is_reference(value):
+                self._findings.add(here, "a value that is not shown, in the file itself", f"a reference: {FORMS}")
             seen.add(name.lower())
 
     def _admin(self) -> None:
@@ -234,7 +272,9 @@ class Crosscheck:
             self._findings.add(several, "both worker and workers", "one of the two")
             return set()
         if route.worker is not None:
-            return {route.worker} if self._refers(one, "workers") else set()
+            alone = {route.worker} if self._refers(one, "workers") else set()
+            self._fallback(route, path, alone)
+            return alone
         if not route.workers:
             self._findings.add(one, "nothing", "the name of a worker (or [[routes.workers]], for several)")
             return set()
@@ -245,10 +285,21 @@ class Crosscheck:
                 if share.worker in known:
                     self._findings.add(here, quote(share.worker), "each worker once")
                 known.add(share.worker)
+        self._fallback(route, path, known)
         weights = [(*several, index, "weight") for index in range(len(route.workers))]
         if self._findings.sound(*weights) and not any(share.weight for share in route.workers):
             self._findings.add(weights[0], "0, as all others", "a weight above 0 for one of them at least")
         return known
+
+    def _fallback(self, route: RouteSection, path: KeyPath, asked: set[str]) -> None:
+        """Adds to `asked`, the workers that were asked before. Whoever has failed is not asked again."""
+        for index, worker in enumerate(route.fallback):
+            here = (*path, "fallback", index)
+            if not self._refers(here, "workers"):
+                continue
+            if worker in asked:
+                self._findings.add(here, quote(worker), "each worker once: this one has been asked before, a cycle")
+            asked.add(worker)
 
     def _template(self, route: RouteSection, path: KeyPath) -> None:
         here = (*path, "template_file")
@@ -278,6 +329,7 @@ class Crosscheck:
         self._secret((*path, "api_key"))
         if "/" in collection.name and self._findings.sound((*path, "name")):
             self._findings.add((*path, "name"), quote(collection.name), "a name without /: its folder is named so")
+        self._embedder(collection, path)
         if not self._findings.sound((*path, "store")):
             return
         if collection.store == "qdrant":
@@ -288,3 +340,15 @@ class Crosscheck:
             if self._at((*path, key)) is not None and self._findings.sound((*path, key)):
                 expected = f'none: only store = "qdrant" has a server, this one is "{collection.store}"'
                 self._findings.add((*path, key), "a key for another store", expected)
+
+    def _embedder(self, collection: CollectionSection, path: KeyPath) -> None:
+        """One of our own, or a worker, whose vectors' length must be known before the first is made."""
+        here, dimension, model = (*path, "embedder"), (*path, "dimension"), (*path, "embedding_model")
+        if collection.embedder not in LOCAL_EMBEDDERS:
+            if self._refers(here, "workers") and collection.dimension is None and self._findings.sound(dimension):
+                self._findings.add(dimension, "nothing", "the length of the worker's vectors", beside=here)
+            return
+        for key in (dimension, model):
+            if self._at(key) is not None and self._findings.sound(key, here):
+                expected = f"none: the embedder {collection.embedder} is no worker"
+                self._findings.add(key, "a key for another embedder", expected, beside=here)

@@ -16,7 +16,7 @@ from config.crosscheck import Crosscheck
 from config.errors import ConfigError, Problem
 from config.findings import Findings
 from config.paths import quote
-from config.schema import AnyWorker, Config, RouteSection
+from config.schema import WORKER_FILES, AnyWorker, Config, RouteSection
 from config.secrets import FILE
 from config.show import MASK
 from config.source import Source
@@ -27,7 +27,7 @@ Named = TypeVar("Named", AnyWorker, RouteSection)
 
 _WORKERS = {str(section.__struct_config__.tag): section for section in get_args(AnyWorker)}
 _NUMBERED = re.compile(r"(?<![.\w])(workers|routes|collections|keys)\[(\d+)\]")
-_FILES = {"workers": ("api_key",), "routes": ("template_file",)}  # keys that may name one
+_FILES = {"workers": ("api_key", *WORKER_FILES), "routes": ("template_file",)}  # keys that may name one
 _SHOWN = 10  # names
 
 

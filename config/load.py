@@ -13,7 +13,7 @@ from config.errors import ConfigError, Problem, Unreadable
 from config.files import Stamp, read_text, stamp
 from config.findings import Findings
 from config.paths import dotted, leaves
-from config.schema import Config, RouteSection
+from config.schema import WORKER_FILES, Config, RouteSection
 from config.secrets import FILE
 from config.source import find, read
 from config.structure import draft
@@ -74,9 +74,20 @@ def _anchor(tree: dict[str, Any], folder: Path) -> None:
         for key in ("tls_certificate", "tls_key"):
             if key in section:
                 section[key] = str(folder / section[key])
+    for worker in tree["workers"]:
+        _anchor_worker(worker, folder)
     for route in tree["routes"]:
         if "template_file" in route:
             route["template_file"] = str(folder / route["template_file"])
+
+
+def _anchor_worker(worker: dict[str, Any], folder: Path) -> None:
+    for key in WORKER_FILES:
+        if key in worker:
+            worker[key] = str(folder / worker[key])
+    for name, value in worker.get("headers", {}).items():
+        if value.startswith(FILE):
+            worker["headers"][name] = FILE + str(folder / value.removeprefix(FILE))
 
 
 def self_contained(config: Config) -> Config:

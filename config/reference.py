@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from config.descriptions import DESCRIPTIONS, description
+from config import schema as sections
+from config.descriptions import description
 from config.schema import Config
 from config.shape import bare, common, describe, keys, root, variants
 
@@ -54,8 +55,8 @@ error. Case does not matter.
 def json_schema() -> dict[str, Any]:
     """A JSON schema (2020-12) of the file, with what each key is for."""
     schema = msgspec.json.schema(Config)
-    for section in DESCRIPTIONS:
-        properties = schema["$defs"].get(section.__name__, {}).get("properties", {})
+    for name, definition in schema["$defs"].items():
+        section, properties = getattr(sections, name), definition.get("properties", {})
         for key in properties.keys() & set(section.__struct_encode_fields__):
             properties[key]["description"] = description(section, key)
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Headgate configuration"}

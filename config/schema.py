@@ -33,10 +33,20 @@ Url = Annotated[
         description="an address that begins with http:// or https:// and has no query",
     ),
 ]
+Target = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?:unix:/[^\x00-\x20]+|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5})(?!\n)$",
+        description="host:port, or unix:/path of a socket",
+    ),
+]
+Option = str | bool | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | Annotated[float, Meta(ge=-1e300, le=1e300)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Shards = Annotated[int, Meta(ge=1, le=256)] | Literal["auto"]
 Weight = Annotated[float, Meta(ge=0.0, le=1000.0)]
 Concurrency = Count | Literal["adaptive"]
+WORKER_FILES = ("tokenizer", "ca_file", "gguf")  # keys of workers that name a file
+LOCAL_EMBEDDERS = ("auto", "minilm", "lexical")
 ClassName = Literal["critical", "high", "normal", "low"]  # in the order in which they are served
 
 
@@ -112,6 +122,8 @@ class PostStage(StageSection, frozen=True, kw_only=True):
 class StreamStage(StageSection, frozen=True, kw_only=True):
     capacity: Count = 256
     concurrency: Count = 1024  # answers being written at once
+    flush_ms: Annotated[int, Meta(ge=0, le=100)] = 5  # under load, what comes within so long goes out in one write
+    flush_load: Share = 0.15  # from this share of its core in use on, a shard is under load
 
 
 class StagesSection(Section, frozen=True, kw_only=True):
@@ -133,7 +145,8 @@ class AdmissionSection(Section, frozen=True, kw_only=True):
 
 
 class WorkerSection(Section, tag_field="kind", frozen=True, kw_only=True):
-    """What all kinds of workers have. `context_tokens` is the model's window: prompt and answer together."""
+    """What all kinds of workers have. `context_tokens` is the model's window: prompt and answer together. A worker is a
+    pool of replicas, of one where nothing else is said."""
 
     name: Name
     context_tokens: Tokens = 8_192
@@ -146,6 +159,24 @@ class WorkerSection(Section, tag_field="kind", frozen=True, kw_only=True):
     requests_per_minute: Count | None = None  # a provider's own quota: calls beyond it wait
     tokens_per_minute: Tokens | None = None
     drain: bool = False  # no new requests; those let in are finished
+    tokenizer: File | None = None  # of the model, tokenizer.json: prompts are counted by it
+    affinity: bool = True  # a session stays with its replica
+    replica_concurrency: Count | None = None  # calls at once to each replica, over all shards; None: as it says itself
+    retries: Annotated[int, Meta(ge=0, le=10)] = 2  # of a call that failed before its first delta
+    retry_budget: Share = 0.1  # retries at most, as a share of the requests
+    retry_base_ms: Milliseconds = 50  # the pause before a retry is drawn from zero to this, doubled each time
+    retry_max_ms: Milliseconds = 2_000
+    breaker_failures: Annotated[int, Meta(ge=0, le=10_000)] = 5  # in a row, then a replica is not called; 0: never
+    breaker_rate: Share = 0.4  # of its last 20 calls failed, then as well; 0: never
+    breaker_open_ms: Milliseconds = 1_000  # until one call is tried again; doubled each time that it fails
+    breaker_max_open_ms: Milliseconds = 60_000
+    health_interval_ms: MillisecondsOrNever = 10_000  # between looks at each replica; 0: none
+    slow_start_ms: MillisecondsOrNever = 10_000  # in which a replica that is back gets its full share again
+
+    @property
+    def replica_names(self) -> list[str]:
+        """What its replicas are called in metrics, logs and the admin API, each once; sessions are placed by them."""
+        return ["0"]
 
 
 class EchoWorker(WorkerSection, tag="echo", frozen=True, kw_only=True):
@@ -167,20 +198,131 @@ class ExtractiveWorker(WorkerSection, tag="extractive", frozen=True, kw_only=Tru
     min_match: Share = 0.34  # share of the question's weight that a sentence must cover
 
 
-class OpenAIWorker(WorkerSection, tag="openai", frozen=True, kw_only=True):
-    """Any server that speaks OpenAI's chat completions."""
+class HttpWorker(WorkerSection, frozen=True, kw_only=True):
+    """What the workers have in common that call their backend over HTTP."""
 
-    base_url: Url  # with the version, as clients write it: http://127.0.0.1:8000/v1
+    base_url: Url | None = None  # either this, or `replicas`, or where the kind has one the provider's own
+    replicas: Annotated[list[Url], Meta(max_length=256)] = field(default_factory=list)  # instances of the same model
     model: str | None = None  # None: the name that the client asked for
     api_key: str | None = None  # a reference: env:NAME or file:PATH
     headers: dict[str, str] = field(default_factory=dict)
+    ca_file: File | None = None  # PEM, who signed the backend's certificate; None: those that the machine trusts
     connect_timeout_ms: Milliseconds = 5_000
-    max_connections: Count = 1024
+    max_connections: Count = 1024  # to each replica
     idle_connection_ms: Milliseconds = 4_000  # most servers close theirs after five seconds
+
+    @property
+    def usual_url(self) -> str | None:
+        """Where a backend of this kind is found when nothing is said."""
+        return None
+
+    @property
+    def urls(self) -> list[str]:
+        """The replicas' addresses, without a slash at the end."""
+        urls = self.replicas or [self.base_url or self.usual_url or ""]
+        return [url.rstrip("/") for url in urls]
+
+    @property
+    def replica_names(self) -> list[str]:
+        """Host, port and path; the address is public to those who see metrics."""
+        return [url.partition("://")[2] for url in self.urls]
+
+
+class OpenAIWorker(HttpWorker, tag="openai", frozen=True, kw_only=True):
+    """Any server that speaks OpenAI's chat completions: vLLM, llama.cpp's server, Ollama, TGI, LM Studio. `base_url` is
+    with the version, as clients write it: http://127.0.0.1:8000/v1."""
+
     stream_usage: bool = True  # ask for usage at the end of streams; false for servers that refuse stream_options
+    completions: Literal["native", "chat"] = "native"  # where requests to /v1/completions go: the same there, or chat
 
 
-AnyWorker = EchoWorker | ExtractiveWorker | OpenAIWorker
+class AnthropicWorker(HttpWorker, tag="anthropic", frozen=True, kw_only=True):
+    """Anthropic's Messages, or a server that speaks them. `base_url` is without /v1."""
+
+    version: Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?!\n)$", description="a date")] = "2023-06-01"
+
+    @property
+    def usual_url(self) -> str:
+        return "https://api.anthropic.com"
+
+
+class CohereWorker(HttpWorker, tag="cohere", frozen=True, kw_only=True):
+    """Cohere's chat, version 2. `base_url` is without /v2."""
+
+    @property
+    def usual_url(self) -> str:
+        return "https://api.cohere.com"
+
+
+class OllamaWorker(HttpWorker, tag="ollama", frozen=True, kw_only=True):
+    """Ollama's own API. `base_url` is without /api."""
+
+    keep_alive: str | None = None  # how long the model stays loaded, as Ollama writes it: 5m, -1; None: its default
+
+    @property
+    def usual_url(self) -> str:
+        return "http://127.0.0.1:11434"
+
+
+class GrpcWorker(WorkerSection, tag="grpc", frozen=True, kw_only=True):
+    """A server of Headgate's own streaming protocol, `workers/worker.proto`."""
+
+    target: Target | None = None  # either this or `replicas`
+    replicas: Annotated[list[Target], Meta(max_length=256)] = field(default_factory=list)
+    model: str | None = None  # None: the name that the client asked for
+    api_key: str | None = None  # a reference; sent as `authorization: Bearer`
+    tls: bool = False
+    ca_file: File | None = None
+    connect_timeout_ms: Milliseconds = 5_000
+
+    @property
+    def targets(self) -> list[str]:
+        return self.replicas or [self.target or ""]
+
+    @property
+    def replica_names(self) -> list[str]:
+        return list(self.targets)
+
+
+class PythonWorker(WorkerSection, tag="python", frozen=True, kw_only=True):
+    """Anyone's class, in the shard's own process."""
+
+    class_: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*(?!\n)$|^[A-Za-z_][\w-]*(?!\n)$",
+            description="package.module:Class, or the name of an entry point in the group headgate.workers",
+        ),
+    ] = field(name="class")
+    options: dict[str, Option] = field(default_factory=dict)  # given to the class by name
+    instances: Annotated[int, Meta(ge=1, le=64)] = 1  # replicas, in each shard
+
+    @property
+    def replica_names(self) -> list[str]:
+        return [str(number) for number in range(self.instances)]
+
+
+class LlamaCppWorker(WorkerSection, tag="llama-cpp", frozen=True, kw_only=True):
+    """A model file in GGUF, served by llama.cpp in a process of its own."""
+
+    gguf: File
+    slots: Annotated[int, Meta(ge=1, le=256)] = 4  # calls that it works on at once; each has context_tokens
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0  # 0: as llama.cpp chooses
+    gpu_layers: Annotated[int, Meta(ge=0, le=100_000)] = 0  # of the model, on the GPU
+    load_timeout_ms: Milliseconds = 600_000  # for the model to be ready
+
+
+AnyWorker = (
+    EchoWorker
+    | ExtractiveWorker
+    | OpenAIWorker
+    | AnthropicWorker
+    | CohereWorker
+    | OllamaWorker
+    | GrpcWorker
+    | PythonWorker
+    | LlamaCppWorker
+)
 
 
 class StopFilter(Section, tag_field="kind", tag="stop", frozen=True, kw_only=True):
@@ -239,6 +381,8 @@ class RouteSection(Section, frozen=True, kw_only=True):
     name: Name
     worker: Name | None = None  # either this or `workers`
     workers: Annotated[list[WeightedWorker], Meta(max_length=64)] = field(default_factory=list)
+    fallback: Annotated[list[Name], Meta(max_length=16)] = field(default_factory=list)  # workers, in this order
+    static_answer: str | None = None  # what is said when all of them have failed
     collection: Name | None = None
     passages: Annotated[int, Meta(ge=1, le=100)] = 6  # how many to retrieve
     on_retrieval_failure: Literal["fail", "answer"] = "fail"
@@ -259,6 +403,11 @@ class RouteSection(Section, frozen=True, kw_only=True):
     def shares(self) -> list[WeightedWorker]:
         """The workers that serve it, also where it is one."""
         return self.workers if self.worker is None else [WeightedWorker(worker=self.worker)]
+
+    @property
+    def all_workers(self) -> list[str]:
+        """Whoever may come to serve it."""
+        return list(dict.fromkeys([*(share.worker for share in self.shares), *self.fallback]))
 
 
 class KeySection(Section, frozen=True, kw_only=True):
@@ -285,7 +434,9 @@ class CollectionSection(Section, frozen=True, kw_only=True):
 
     name: Name
     store: Literal["embedded", "qdrant", "memory"] = "embedded"
-    embedder: Literal["auto", "minilm", "lexical"] = "auto"
+    embedder: Name = "auto"  # auto, minilm, lexical, or the name of a worker that can embed
+    embedding_model: str | None = None  # None: the worker's model
+    dimension: Annotated[int, Meta(ge=1, le=65_536)] | None = None  # of a worker's vectors
     url: Url | None = None  # of a Qdrant server, for store = "qdrant"
     api_key: str | None = None  # a reference: env:NAME or file:PATH
     timeout_ms: Milliseconds = 5_000

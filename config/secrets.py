@@ -8,13 +8,17 @@ from typing import NamedTuple, NoReturn
 
 from config.errors import ConfigError, Problem, Unreadable
 from config.files import read_text
-from config.schema import Config
+from config.paths import dotted
+from config.schema import Config, WorkerSection
 
 FORMS = "env:NAME or file:PATH"
 FILE = "file:"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_BYTES = 65_536
+
+
+_SECRET_HEADER = re.compile(r"auth|key|cookie|token|secret|passw|credential|signature", re.IGNORECASE)
 
 
 class Fault(NamedTuple):
@@ -44,15 +48,36 @@ def fault(reference: str) -> Fault | None:
     return Fault("a text that is no reference, not shown", hint)
 
 
+def is_reference(value: str) -> bool:
+    """Whether a header's value refers to a secret; any other is sent as it stands."""
+    return value.startswith(("env:", FILE))
+
+
+def is_secret_header(name: str) -> bool:
+    """Whether the name of a header says that its value is secret: that may not stand in the file then."""
+    return bool(_SECRET_HEADER.search(name))
+
+
 def references(config: Config) -> Iterator[Secret]:
     """All that a configuration refers to, in its order."""
     if config.admin.token is not None:
         yield Secret("admin.token", config.admin.token)
-    for table, sections in (("workers", config.workers), ("collections", config.collections)):
-        for position, section in enumerate(sections):
-            reference = getattr(section, "api_key", None)
-            if reference is not None:
-                yield Secret(f"{table}[{position}].api_key", reference)
+    for position, worker in enumerate(config.workers):
+        yield from worker_references(worker, position)
+    for position, collection in enumerate(config.collections):
+        if collection.api_key is not None:
+            yield Secret(f"collections[{position}].api_key", collection.api_key)
+
+
+def worker_references(worker: WorkerSection, position: int) -> Iterator[Secret]:
+    """Those of the worker that is at `position` of its table."""
+    path = ("workers", position)
+    api_key = getattr(worker, "api_key", None)
+    if api_key is not None:
+        yield Secret(dotted((*path, "api_key")), api_key)
+    for name, value in getattr(worker, "headers", {}).items():
+        if is_reference(value):
+            yield Secret(dotted((*path, "headers", name)), value)
 
 
 def missing(config: Config, environ: Mapping[str, str] | None = None) -> list[Problem]:

@@ -182,7 +182,7 @@ def shown(value: Any, path: KeyPath) -> str:
 def _hidden(value: Any, path: KeyPath) -> str:
     if is_secret(path):
         return "a value that is not shown"
-    address = path[-1:] in {("url",), ("base_url",)}
+    address = path[-1:] in {("url",), ("base_url",)} or path[-2:-1] == ("replicas",)
     return "an address with credentials, not shown" if address and "@" in str(value) else ""
 
 

@@ -1,6 +1,5 @@
 """The configuration in force, with the origin of every value, for `headgate config show`. Secrets are not in it."""
 
-import re
 from typing import Any
 
 import msgspec
@@ -9,10 +8,10 @@ from msgspec.structs import fields
 
 from config.load import Loaded
 from config.paths import KeyPath, dotted, leaves, quote
+from config.secrets import is_reference, is_secret_header
 
 MASK = "***"
 
-_SECRET_HEADER = re.compile(r"auth|key|cookie|token|secret|passw|credential|signature", re.IGNORECASE)
 _COLUMN = 48  # where origins begin; longer lines push theirs out
 
 
@@ -65,7 +64,8 @@ def _line(path: KeyPath, value: Any, origin: str) -> str:
 
 def _masked(path: KeyPath, value: Any) -> Any:
     header = len(path) > 1 and path[-2] == "headers"
-    return MASK if header and _SECRET_HEADER.search(str(path[-1])) else value
+    secret = header and is_secret_header(str(path[-1])) and not is_reference(str(value))
+    return MASK if secret else value
 
 
 def _toml(value: Any) -> str:

@@ -21,6 +21,8 @@ config_option = click.option(
     help="Configuration file. Default: HEADGATE_CONFIG, else pipeline.toml in the working directory.",
 )
 
+_MADE = {"grpc", "python", "llama-cpp"}  # kinds of workers that need more than the configuration
+
 
 # Commands that live with what they run; imported when they are asked for.
 ELSEWHERE = {
@@ -33,6 +35,7 @@ ELSEWHERE = {
     "routes": "pipeline.operate.routes",
     "serve": "pipeline.process.command",
     "status": "pipeline.operate.command",
+    "usage": "pipeline.operate.usage",
     "workers": "pipeline.operate.workers",
 }
 
@@ -92,6 +95,10 @@ def _found_in_files(config: "Config") -> list[Problem]:
         from pipeline.wiring import check_templates  # noqa: PLC0415 - see the module's docstring
 
         problems += _refusals(check_templates, config)
+    if any(worker.tokenizer is not None or worker.__struct_config__.tag in _MADE for worker in config.workers):
+        from pipeline.wiring import check_workers  # noqa: PLC0415 - see the module's docstring
+
+        problems += _refusals(check_workers, config)
     if config.server.tls_certificate is not None or config.admin.tls_certificate is not None:
         from pipeline.process.tls import carried  # noqa: PLC0415 - see the module's docstring
 

@@ -13,10 +13,10 @@ from pipeline.core.ticket import Ticket
 from pipeline.policy.lane import Lane
 from pipeline.policy.lanes import LaneOrder
 from pipeline.stages.assemble import AssembleStage, Estimate
+from pipeline.stages.backend import Backend
 from pipeline.stages.base import Clock, Stage, Trace
 from pipeline.stages.inference import InferenceStage
 from pipeline.stages.post import PostStage
-from pipeline.stages.pump import Backend
 from pipeline.stages.rag import RagStage
 from pipeline.stages.stream import StreamStage
 
@@ -42,7 +42,7 @@ class Flow:
         inference: StageQueue[AssembleOutput] = StageQueue(sections.inference.capacity, self._order)
         post: StageQueue[InferenceOutput] = StageQueue(sections.post.capacity)
         stream: StageQueue[PostOutput] = StageQueue(sections.stream.capacity)
-        self.stream = StreamStage(stream, None, sections.stream.concurrency, clock)
+        self.stream = StreamStage(stream, sections.stream.concurrency, clock)
         self.post = PostStage(post, self.stream, sections.post.concurrency, clock)
         self.inference = InferenceStage(
             inference,
@@ -54,6 +54,7 @@ class Flow:
             chance=chance,
         )
         self.assemble = AssembleStage(assemble, self.inference, sections.assemble.concurrency, clock, estimate=estimate)
+        self.inference.back = self.assemble.offer
         self.rag = RagStage(rag, self.assemble, sections.rag.concurrency, clock, retriever=retriever)
         self.stages: tuple[Stage[Any, Any], ...] = (self.rag, self.assemble, self.inference, self.post, self.stream)
         self.failed: asyncio.Future[None] | None = None
@@ -82,6 +83,8 @@ class Flow:
             (self.stream, sections.stream),
         ):
             stage.resize(section.capacity, section.concurrency)
+        self.stream.flush = sections.stream.flush_ms / 1000
+        self.stream.flush_load = sections.stream.flush_load
         self.inference.resize(sections.inference.capacity, self.inference.concurrency)
         self._arrange()
 
@@ -139,7 +142,7 @@ class Flow:
             self._close(backend)
         await asyncio.gather(*self._closing, return_exceptions=True)
         for backend in self.inference.backends.values():
-            await backend.worker.aclose()
+            await backend.aclose()
         if self.failed is not None and self.failed.done() and not self.failed.cancelled():
             self.failed.exception()  # seen
         elif self.failed is not None:
@@ -164,7 +167,7 @@ class Flow:
             self._close(backend)
 
     def _close(self, backend: Backend) -> None:
-        task = asyncio.get_running_loop().create_task(backend.worker.aclose())
+        task = asyncio.get_running_loop().create_task(backend.aclose())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

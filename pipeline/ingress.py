@@ -19,21 +19,21 @@ from pipeline.policy.admission import RETRY_AFTER_MIN, bulkhead, jittered
 from pipeline.policy.degrade import applied, reduced
 from pipeline.policy.lane import Asker, Decision, Lane, Verdict
 from pipeline.stages.course import Course, Doorway
-from workers.base import ChatMessage, Parameters
+from workers.base import ChatMessage, EmbeddingRequest, NativeDialect, Parameters
 
 _GATE_SECONDS = 1.0  # how long after a refusal the head gate looks at requests
 _GATE_MEMORY = 1024  # decisions
 _GATE_MEMORY_SECONDS = 0.005
 _BODY_SESSIONS_SECONDS = 60.0  # how long after a session that only its body named heads without one are not judged
 _LITTLE = 4096  # tokens
-_EVERYTHING = "-"  # the one caller, where callers are not told apart
 
 
 class Prompt(msgspec.Struct, frozen=True, eq=False):
     """What a dialect decoded from a request. `timeout` and `gap_limit` are in seconds, None where the client set none.
 
-    `body` is the client's body in the OpenAI chat dialect (else empty); `question` the newest user message's text.
-    `session_in_body` says that the request's head did not name the session.
+    `body` is the client's body in the OpenAI chat dialect, or a translation of it (else empty); `question` the newest
+    user message's text. `session_in_body` says that the request's head did not name the session. `native` is the body
+    as it came, where it came in `native_dialect`. With an `embedding` there are no messages.
     """
 
     model: str
@@ -46,6 +46,9 @@ class Prompt(msgspec.Struct, frozen=True, eq=False):
     gap_limit: float | None = None
     body: bytes = b""
     session_in_body: bool = False
+    native: bytes = b""
+    native_dialect: NativeDialect | None = None
+    embedding: EmbeddingRequest | None = None
 
 
 class Ingress:
@@ -175,14 +178,23 @@ class Ingress:
         else:
             doorways = (doorway,) if (doorway := self._doorways.get(route)) is not None else ()
         refusal: tuple[Course, Decision[AssembleOutput]] | None = None
+        broken: Course | None = None
         for doorway in doorways:
-            for course in doorway.possible(session):
+            for chosen in doorway.possible(session):
+                course = chosen.open(now)
+                if course is None:
+                    broken = chosen
+                    if chosen.section.static_answer is not None:
+                        return None
+                    continue
                 decision = self._seen(course, caller, priority, session, now)
                 if decision.verdict is not Verdict.REFUSE:
                     return None
                 if refusal is None or decision.wait < refusal[1].wait:
                     refusal = course, decision
         if refusal is None:
+            if broken is not None:
+                return self._circuit_open(broken, now)
             return self._closed(_NO_WORKER, priority) if doorways else None
         return _explained(self._overloaded(refusal[0].lane, refusal[1].reason, now), refusal[1], priority)
 
@@ -196,7 +208,7 @@ class Ingress:
         known = self._told.get(who)
         if known is not None and known[0] == lane.changes and 0.0 <= now - known[1] < _GATE_MEMORY_SECONDS:
             return known[2]
-        decision = self._decide(course, self._asker(lane, caller, priority, session), inf, None, now)
+        decision = self._decide(course, lane.asker(caller, priority, session), inf, None, now)
         if len(self._told) >= _GATE_MEMORY:
             self._told.clear()
         self._told[who] = (lane.changes, now, decision._replace(victim=None))
@@ -219,17 +231,36 @@ class Ingress:
             raise DeadlineExceeded("The deadline passed before the request was read")
         if self.draining:
             raise self._closed(_SHUTTING_DOWN)
-        course = self._doorways[section.name].course(prompt.session_id, self._chance)
-        if course is None:
+        chosen = self._doorways[section.name].course(prompt.session_id, self._chance)
+        if chosen is None:
             raise self._closed(_NO_WORKER)
+        course = chosen if chosen.lane.pool is None else self._callable(chosen, now)
         if prompt.session_in_body:
             self._body_session_at = now
         if caller.quota is not None:
             self._charge(ticket, caller, prompt, course, now)
         request = self._admit(ticket, prompt, course, deadline, now)
+        if course is not chosen and course.lane.pool is not None:
+            course.lane.pool.fallbacks += 1
         self._hooks.after_submit(request)
         if self._flow.rag.offer(request, now) is not Put.ACCEPTED:
             raise self._overloaded(course.lane, Reason.QUEUE_FULL, now, Place.RAG)
+
+    def _callable(self, course: Course, now: float) -> Course:
+        """The course itself where its worker may be called, else that of a fallback. Raises `Overloaded`, unless the
+        route has something to say all the same."""
+        found = course.open(now)
+        if found is not None or course.section.static_answer is not None:
+            return found or course
+        raise self._circuit_open(course, now)
+
+    def _circuit_open(self, course: Course, now: float) -> Overloaded:
+        return Overloaded(
+            f"{_WHY_REFUSED[Reason.CIRCUIT_OPEN]}; try again later",
+            place=Place.INGRESS.label,
+            reason=Reason.CIRCUIT_OPEN,
+            retry_after=max(course.reopens(now), RETRY_AFTER_MIN) * (1.0 + 0.25 * self._chance()),  # not before
+        )
 
     def _charge(self, ticket: Ticket, caller: Caller, prompt: Prompt, course: Course, now: float) -> None:
         """Raises `RateLimited`."""
@@ -248,7 +279,7 @@ class Ingress:
     def _admit(self, ticket: Ticket, prompt: Prompt, course: Course, deadline: float, now: float) -> PromptRequest:
         """Lets a request in, in another's place if need be. Raises `Overloaded`."""
         lane, inbox = course.lane, self._flow.inference.inbox
-        asker = self._asker(lane, ticket.caller or ANONYMOUS, ticket.priority, prompt.session_id or "")
+        asker = lane.asker(ticket.caller or ANONYMOUS, ticket.priority, prompt.session_id or "")
         decision = None
         if not lane.idle or course.steps or inbox.vacancies <= 0:
             limit = prompt.parameters.max_tokens
@@ -306,6 +337,9 @@ class Ingress:
             passages,
             shortened,
             course,
+            prompt.native,
+            prompt.native_dialect,
+            prompt.embedding,
         )
 
     def _decide(
@@ -319,11 +353,6 @@ class Ingress:
         """Whether there is no place left for this lane: those of the others' are kept for them."""
         others = [sum(other.waiting) for other in self._flow.lanes.values() if other is not lane]
         return vacancies <= 0 or bulkhead(capacity, sum(lane.waiting), others) <= 0
-
-    def _asker(self, lane: Lane[AssembleOutput], caller: Caller, priority: Priority, session: str | None) -> Asker:
-        if not lane.rules.fair:
-            return Asker(Priority.NORMAL, _EVERYTHING, 1.0, "")
-        return Asker(priority, caller.name, caller.weight, session)
 
     def deadline(self, ticket: Ticket, timeout: float | None, section: RouteSection | None) -> float:
         """When a request is late, on our clock; `timeout` are the seconds that its client asked for."""
@@ -409,5 +438,6 @@ _WHY_REFUSED = {
     Reason.QUEUE_FULL: "The server has no place left",
     Reason.WAIT_BUDGET: "The server is overloaded: the wait would be too long",
     Reason.TOO_LATE: "The server is overloaded: the answer would come after the request's deadline",
+    Reason.CIRCUIT_OPEN: "The workers of this model have failed too often to be called now",
     Reason.DISPLACED: "The server is overloaded: a request with more right to it took this one's place",
 }

@@ -19,6 +19,7 @@ from rich.console import Console, RenderableType
 from structlog.testing import capture_logs
 
 from pipeline.cli import main
+from pipeline.observe.usage import Counts
 from pipeline.operate.changes import lines
 from pipeline.operate.tables import duration, status
 from pipeline.process.admin_types import DaemonStatus
@@ -124,6 +125,47 @@ class TestShowing:
         assert ["echo", "echo", "0 of 0", "0", "0.00 s", "0", "echo, both (3)"] in shown
         assert ["a/big:model.v1", "openai", "none"] in shown
         assert json.loads(run("workers", "--json").stdout)[2]["settings"]["headers"] == {"X-Team": "***"}
+
+    def test_replicas_are_shown_where_one_is_not_well(self, operator):
+        layout = operator.control.ledger.layout
+        replica = layout.workers["echo"].replicas["0"]
+        block = operator.memory.blocks[0]
+        for cell, value in zip(replica, (1, 1, 2, 0, 1200, 6), strict=True):
+            block[cell] = value
+        assert "circuit" not in run("workers").stdout
+        block[replica.state], block[replica.reopens] = 3, 2_500_000_000
+        row = ["echo", "0", "open", "well", "2", "1,200", "6", "in 2.5 s"]
+        for command in ("workers", "status"):
+            shown = rows(run(command))
+            assert ["worker", "replica", "circuit", "last look", "calls", "made", "failed", "next try"] in shown
+            assert row in shown
+        block[replica.state], block[replica.healthy], block[replica.reopens] = 1, 0, 0
+        assert ["echo", "0", "closed", "failed", "2", "1,200", "6"] in rows(run("workers"))
+
+    def test_usage_by_whatever_is_asked_for(self, operator):
+        assert "No request has reached a worker yet." in run("usage").stdout
+        table = operator.control.used
+        table.of(("alice", "r1", "w")).add(Counts(3, 1200, 40, 100, 7))
+        table.of(("bob", "r1", "w")).add(Counts(1, 5, 5, 0, 0, 1, 10))
+        table.of(("alice", "r2", "w")).add(Counts(1, 2, 1))
+        shown = rows(run("usage", "--by", "key"))
+        assert shown[0] == ["Since the daemon's start, 5.0 s ago"]
+        columns = ["requests", "prompt", "cached", "completion", "reasoning", "of which estimated"]
+        assert shown[2] == ["key", *columns]
+        assert shown[3:] == [
+            ["alice", "4", "1,202", "100", "41", "7", "0"],
+            ["bob", "1", "5", "0", "5", "0", "10"],
+            ["total", "5", "1,207", "100", "46", "7", "10"],
+        ]
+        assert rows(run("usage"))[2][:3] == ["key", "route", "worker"]
+        assert [row[:2] for row in rows(run("usage", "--by", "worker", "--by", "route"))[2:4]] == [
+            ["route", "worker"],
+            ["r1", "w"],
+        ]
+        answer = json.loads(run("usage", "--by", "route", "--json").stdout)
+        assert [(row["route"], row["figures"]["prompt_tokens"]) for row in answer["rows"]] == [("r1", 1205), ("r2", 2)]
+        assert set(answer["rows"][0]) == {"route", "figures"}
+        assert answer["total"]["estimated_requests"] == 1
 
     def test_routes(self, operator):
         assert ["both", "echo (3), spare", "0", "0", "0", "0", "0", "0"] in rows(run("routes"))

@@ -17,7 +17,8 @@ WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT = 64, 2, 4, 128, 2048
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 
 
-def write_model(path: Path) -> None:
+def write_model(path: Path, *, pooling: gguf.PoolingType | None = None) -> None:
+    """With `pooling` it is one for embeddings."""
     pieces = [("<unk>", gguf.TokenType.UNKNOWN), ("<s>", gguf.TokenType.CONTROL), ("</s>", gguf.TokenType.CONTROL)]
     pieces += [(f"<0x{byte:02X}>", gguf.TokenType.BYTE) for byte in range(256)]
     first_word = len(pieces)
@@ -36,6 +37,8 @@ def write_model(path: Path) -> None:
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_vocab_size(len(pieces))
     writer.add_file_type(0)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([text for text, _ in pieces])

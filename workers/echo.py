@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 
 from config.schema import EchoWorker
-from workers.base import Delta, DeltaBatch, GenerationRequest, Health, Usage
+from workers.base import Delta, DeltaBatch, EmbeddingRequest, Embeddings, GenerationRequest, Health, Usage
 from workers.errors import WorkerError, WorkerErrorKind
+from workers.lexical import DIMENSION, Lexical
 from workers.local import limited, newest_user_text, refuse_several, tokens_of
 
 _FILLER = ["echo "]
@@ -38,14 +40,12 @@ class Echo:
         self._gap = 1 / section.tokens_per_s if section.tokens_per_s else 0.0
         self._paced = bool(self._first or self._gap)
         self._places = asyncio.Semaphore(section.capacity) if section.capacity else None
+        self._embedder = Lexical()
         self._draws = random.Random(section.seed)  # noqa: S311 - repeatable failures, nothing secret
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[DeltaBatch, None]:
         refuse_several(request, self._section.name)
-        if self._section.failure_rate and self._draws.random() < self._section.failure_rate:
-            raise WorkerError(
-                WorkerErrorKind.INJECTED, "a failure that this worker is configured to have", retryable=True
-            )
+        self._fail_perhaps()
         tokens, finish_reason = self._answer(request)
         usage = Usage(sum([len(m.text.split()) for m in request.messages]), len(tokens))
         if not request.stream and not self._paced and self._places is None:
@@ -60,11 +60,33 @@ class Echo:
                     await _tick()  # no answer keeps the others waiting
                 yield batch
 
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """By the words of each input, as the `lexical` embedder does: equal texts have equal vectors. They are shorter
+        where `dimensions` says so, and unit vectors still; a paced worker gives them as one token."""
+        length = request.dimensions or DIMENSION
+        if length > DIMENSION:
+            message = f"worker {self._section.name!r} has vectors of {DIMENSION} dimensions, but {length} are asked for"
+            raise WorkerError(WorkerErrorKind.BAD_REQUEST, message)
+        self._fail_perhaps()
+        texts = [text if isinstance(text, str) else " ".join(map(str, text)) for text in request.inputs]
+        async with self._places or contextlib.nullcontext():
+            if self._first:
+                await self._sleep(self._first)
+            vectors = await self._embedder.embed(texts)
+        usage = Usage(sum([len(text.split()) for text in texts]), 0)
+        return Embeddings(tuple([_shortened(vector, length) for vector in vectors]), usage)
+
     async def health(self) -> Health:
         return Health(ok=True)
 
     async def aclose(self) -> None:
         pass
+
+    def _fail_perhaps(self) -> None:
+        if self._section.failure_rate and self._draws.random() < self._section.failure_rate:
+            raise WorkerError(
+                WorkerErrorKind.INJECTED, "a failure that this worker is configured to have", retryable=True
+            )
 
     def _answer(self, request: GenerationRequest) -> tuple[list[str], str]:
         text = newest_user_text(request)
@@ -90,6 +112,13 @@ class Echo:
             yield at, DeltaBatch(tuple([Delta(token) for token in tokens[at : at + size]]))
         deltas = [Delta(token) for token in tokens[last:-1]]
         yield last, DeltaBatch((*deltas, Delta(tokens[-1], 0, finish_reason)), usage)
+
+
+def _shortened(vector: list[float], length: int) -> tuple[float, ...]:
+    """Its first `length` numbers, as a unit vector."""
+    kept = vector[:length]
+    norm = math.hypot(*kept)
+    return tuple([number / norm for number in kept]) if norm else (1.0, *([0.0] * (length - 1)))
 
 
 @types.coroutine

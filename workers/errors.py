@@ -4,24 +4,42 @@ WorkerError
     kind tells what happened, `retryable` whether the same call may succeed later or elsewhere.
 EmbedderUnavailable
     an embedder cannot be made here.
+WorkerUnavailable
+    a worker cannot be made here.
 """
 
 import enum
 
 
 class WorkerErrorKind(enum.StrEnum):
-    """Why a backend call failed; becomes the `reason` of the request's ending, so the set is closed."""
+    """Why a backend call failed; becomes the `reason` of the request's ending, so the set is closed.
 
-    UNREACHABLE = "unreachable"  # no connection: refused, name not resolved, connect time-out
+    The first eight are what providers say, whatever their words for it; the others are what went wrong on the way.
+    """
+
+    RATE_LIMITED = "rate_limited"  # too many calls or tokens, by the provider's limits for us (429)
+    OVERLOADED = "overloaded"  # the provider has too much to do (503, 529)
+    CONTEXT_TOO_LONG = "context_too_long"  # prompt and answer exceed the model's window
+    BAD_REQUEST = "bad_request"  # the request itself is at fault (400, 404, 409, 413, 422)
+    AUTH = "auth"  # our credentials are at fault (401, 403)
+    UNAVAILABLE = "unavailable"  # any other 5xx or unexpected status; no replica may be called now
+    TIMEOUT = "timeout"  # no first delta, or no next one, within its limit; 408, 504
+    CONTENT_FILTERED = "content_filtered"  # the provider would not answer such content
+    UNREACHABLE = "unreachable"  # no connection: refused, name not resolved, TLS, connect time-out
     RESET = "reset"  # the connection broke before or between deltas
     CUT = "cut"  # the stream ended cleanly but before the answer did
-    STATUS = "status"  # the backend answered 5xx or an unexpected status
-    RATE_LIMITED = "rate_limited"  # the backend answered 429
-    REFUSED = "refused"  # the backend answered 400, 404, 413, 422: the request itself is at fault
-    UNAUTHORIZED = "unauthorized"  # the backend answered 401 or 403: our credentials are at fault
     PROTOCOL = "protocol"  # the answer is not what the dialect promises: HTML, broken JSON, half a frame
-    STALLED = "stalled"  # no first delta, or no next one, within its limit
     INJECTED = "injected"  # a failure that the `echo` worker was configured to produce
+
+    @property
+    def of_request(self) -> bool:
+        """Whether the request is at fault: no other replica would answer it, and the backend is well."""
+        return self in _OF_REQUEST
+
+
+_OF_REQUEST = frozenset(
+    {WorkerErrorKind.CONTEXT_TOO_LONG, WorkerErrorKind.BAD_REQUEST, WorkerErrorKind.CONTENT_FILTERED}
+)
 
 
 class WorkerError(Exception):
@@ -55,3 +73,14 @@ class EmbedderUnavailable(Exception):
         super().__init__(f"the {embedder} embedder is not available: {reason}")
         self.embedder = embedder
         self.reason = reason
+
+
+class WorkerUnavailable(Exception):
+    """Raised when a worker cannot be made: a package is missing, a class is not there or cannot be made with its
+    options. `key` is the key of the worker's table at fault, `expected` what would do."""
+
+    def __init__(self, key: str, found: str, expected: str) -> None:
+        super().__init__(f"{key}: {found}; expected {expected}")
+        self.key = key
+        self.found = found
+        self.expected = expected

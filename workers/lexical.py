@@ -31,7 +31,7 @@ class Lexical:
     async def warm(self) -> None:
         return None
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> list[list[float]]:  # noqa: ARG002 - the same
         return await asyncio.to_thread(lambda: [_vector(text) for text in texts])
 
     async def aclose(self) -> None:

@@ -43,6 +43,6 @@ def refuse_several(request: GenerationRequest, worker: str) -> None:
     """Raises `WorkerError` when more than one choice is asked for: these workers would only repeat themselves."""
     if request.parameters.n > 1:
         raise WorkerError(
-            WorkerErrorKind.REFUSED,
+            WorkerErrorKind.BAD_REQUEST,
             f"worker {worker!r} gives one choice an answer, but n is {request.parameters.n}",
         )

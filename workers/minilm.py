@@ -63,7 +63,7 @@ class MiniLM:
     async def warm(self) -> None:
         await self.embed(["warm"])
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> list[list[float]]:  # noqa: ARG002 - the same
         loop = asyncio.get_running_loop()
         if self._encoder is None:
             await loop.run_in_executor(self._pool, self._load)

@@ -9,17 +9,24 @@ from typing import Any
 
 import msgspec
 
-from workers.base import ChatMessage, Delta, DeltaBatch, GenerationRequest, Parameters, Usage
+from workers.base import ChatMessage, Delta, DeltaBatch, GenerationRequest, Parameters
 from workers.errors import WorkerError, WorkerErrorKind
+from workers.openai_fields import (
+    UNDECODABLE,
+    asking_usage,
+    decode_fields,
+    finish_reason_of,
+    malformed,
+    shorten,
+    usage_in,
+)
 from workers.refusals import in_band_error, message_in
 from workers.sse import EventDecoder
 
 MAX_EVENT = 16 << 20  # bytes of one event of a stream
 _DONE = b"[DONE]"
 _MAX_CHOICES = 1024
-_LIMITS = ("max_completion_tokens", "max_tokens")  # of an answer: the name that is used now, and the older one
 _PLAIN = frozenset({"role", "content"})  # fields of a delta or message that carry nothing but text
-_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -39,7 +46,6 @@ class _Answer(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def encode_request(request: GenerationRequest, *, model: str | None, ask_usage: bool) -> bytes:
@@ -48,21 +54,21 @@ def encode_request(request: GenerationRequest, *, model: str | None, ask_usage: 
     `model` replaces the client's name for it. Raises `WorkerError` when the body or a message is not JSON.
     """
     try:
-        fields: dict[str, Any] = dict(_decode_fields(request.body)) if request.body else _fields(request.parameters)
+        fields: dict[str, Any] = dict(decode_fields(request.body)) if request.body else own_fields(request.parameters)
         fields["model"] = model or request.model
         if request.rewritten or not request.body:
-            fields["messages"] = [_message(message) for message in request.messages]
+            fields["messages"] = [message_json(message) for message in request.messages]
         fields["stream"] = request.stream
         if request.stream and ask_usage:
-            fields["stream_options"] = _asking_usage(fields.get("stream_options"))
+            fields["stream_options"] = asking_usage(fields.get("stream_options"))
         if request.shortened and request.body:
-            _shorten(fields, request.parameters.max_tokens)
-    except _UNDECODABLE as error:
-        raise WorkerError(WorkerErrorKind.REFUSED, "the request's body is not a JSON object") from error
+            shorten(fields, request.parameters.max_tokens)
+    except UNDECODABLE as error:
+        raise WorkerError(WorkerErrorKind.BAD_REQUEST, "the request's body is not a JSON object") from error
     return msgspec.json.encode(fields)
 
 
-def _fields(parameters: Parameters) -> dict[str, Any]:
+def own_fields(parameters: Parameters) -> dict[str, Any]:
     fields = {
         "max_tokens": parameters.max_tokens,
         "temperature": parameters.temperature,
@@ -74,31 +80,8 @@ def _fields(parameters: Parameters) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _shorten(fields: dict[str, Any], limit: int | None) -> None:
-    """Lowers the limits of the client's body to `limit`, each under the name that the client gave it; where it set
-    none, a name that it mentions is preferred: a backend may know one of the two only."""
-    mentioned = [name for name in _LIMITS if name in fields]
-    given = [name for name in mentioned if bytes(fields[name]) != b"null"]
-    for name in given:
-        value = msgspec.json.decode(fields[name])
-        if limit is not None and not (isinstance(value, int | float) and value <= limit):
-            fields[name] = limit
-    if not given and limit is not None:
-        fields[mentioned[0] if mentioned else "max_tokens"] = limit
-
-
-def _message(message: ChatMessage) -> Any:
+def message_json(message: ChatMessage) -> Any:
     return msgspec.Raw(message.raw) if message.raw else {"role": message.role, "content": message.text}
-
-
-def _asking_usage(options: msgspec.Raw | None) -> Any:
-    """The client's stream_options with usage asked for; what is no object stays for the backend to refuse."""
-    text = b"{}" if options is None else bytes(options)
-    if text == b"null":
-        text = b"{}"
-    if not text.startswith(b"{"):
-        return options
-    return {**_decode_fields(text), "include_usage": True}
 
 
 class StreamDecoder:
@@ -123,15 +106,22 @@ class StreamDecoder:
     def feed(self, data: bytes) -> DeltaBatch | None:
         """What `data` completes; None when that is nothing."""
         deltas: list[Delta] = []
+        whole = not self._events.pending
+        payloads: Sequence[bytes] = ()
         try:
-            for payload in self._events.feed(data):
+            payloads = self._events.feed(data)
+            for payload in payloads:
                 if payload.startswith(_DONE):
                     return self._end(deltas)
                 if payload:
                     self._chunk(payload, deltas)
         except WorkerError as error:
             self.error = error
-        return DeltaBatch(tuple(deltas)) if deltas else None
+        if not deltas:
+            return None
+        if whole and len(deltas) == len(payloads) and data.count(b"\n") == 2 * len(deltas) and data.endswith(b"\n\n"):
+            return DeltaBatch(tuple(deltas), frames=data)  # each line is an event's data, each event a delta
+        return DeltaBatch(tuple(deltas))
 
     def end_of_stream(self) -> DeltaBatch | None:
         """The stream ended without [DONE]: good if every choice had its finish_reason, else sets `error`."""
@@ -150,7 +140,7 @@ class StreamDecoder:
         self.done = True
         # Said to be complete, so it is; some backends leave the reason out.
         deltas += [Delta(index=index, finish_reason="stop") for index in sorted(self._seen - self._finished)]
-        usage = _usage(self._usage)
+        usage = usage_in(self._usage)
         return DeltaBatch(tuple(deltas), usage) if deltas or usage else None
 
     def _chunk(self, payload: bytes, deltas: list[Delta]) -> None:
@@ -169,23 +159,32 @@ class StreamDecoder:
 
     def _aside(self, payload: bytes, deltas: list[Delta], *, is_chunk: bool) -> None:
         """Something of the backend's own: a chunk, such as its verdict on the prompt, passes; other objects don't."""
-        complaint = _complaint(payload, self._secrets)
+        complaint = complaint_in(payload, self._secrets)
         if complaint is not None:
             raise complaint
         if is_chunk:
             deltas.append(Delta(raw=payload, extra=True))
 
+    def _begin(self, index: int) -> None:
+        """A choice's first chunk."""
+        if not 0 <= index < _MAX_CHOICES:
+            raise malformed(f"a choice has the index {index}")
+        self._seen.add(index)
+
+    def _finish(self, index: int, reason: str) -> str | None:
+        """The reason in OpenAI's words; None where the choice has had one before."""
+        if index in self._finished:
+            return None
+        self._finished.add(index)
+        return finish_reason_of(reason)
+
     def _delta(self, choice: _Choice, raw: bytes, *, several: bool) -> Delta:
         index = choice.index
         if index not in self._seen:
-            if not 0 <= index < _MAX_CHOICES:
-                raise _malformed(f"a choice has the index {index}")
-            self._seen.add(index)
+            self._begin(index)
         finish_reason = choice.finish_reason or None
         if finish_reason is not None:
-            if index in self._finished:
-                finish_reason = None
-            self._finished.add(index)
+            finish_reason = self._finish(index, finish_reason)
         fields = choice.delta or {}
         text = fields.get("content")
         extra = several or choice.logprobs is not None
@@ -198,9 +197,9 @@ def decode_completion(body: bytes, *, secrets: Sequence[str] = ()) -> DeltaBatch
     """The one batch of an answer that was not streamed. Raises `WorkerError`."""
     answer = _decoded(body, secrets)
     if not answer.choices:
-        raise _complaint(body, secrets) or _malformed("it has no choices")
+        raise complaint_in(body, secrets) or malformed("it has no choices")
     deltas = tuple([_whole(choice) for choice in answer.choices])
-    return DeltaBatch(deltas, _usage(body) if answer.usage is not None else None, body)
+    return DeltaBatch(deltas, usage_in(body) if answer.usage is not None else None, body)
 
 
 def _whole(choice: _Choice) -> Delta:
@@ -208,7 +207,7 @@ def _whole(choice: _Choice) -> Delta:
     text = fields.get("content")
     whole = text if isinstance(text, str) else ""
     extra = choice.logprobs is not None or _more_than_text(fields) or bool(text and not whole)
-    return Delta(whole, choice.index, choice.finish_reason or "stop", b"", extra)
+    return Delta(whole, choice.index, finish_reason_of(choice.finish_reason), b"", extra)
 
 
 def _more_than_text(fields: dict[str, Any]) -> bool:
@@ -221,30 +220,13 @@ def _decoded(payload: bytes, secrets: Sequence[str]) -> _Answer:
         answer = _decode(payload)
         if not payload.isascii():
             payload.decode()  # the decoder looks only into the strings that it keeps
-    except _UNDECODABLE as error:
-        raise _malformed("it is not the JSON that was expected") from error
+    except UNDECODABLE as error:
+        raise malformed("it is not the JSON that was expected") from error
     if answer.error:
         raise in_band_error(answer.error, secrets=secrets)
     return answer
 
 
-def _complaint(payload: bytes, secrets: Sequence[str]) -> WorkerError | None:
+def complaint_in(payload: bytes, secrets: Sequence[str]) -> WorkerError | None:
     """The error that an object without choices is, for backends that put its message at the top."""
     return in_band_error(msgspec.json.decode(payload), secrets=secrets) if message_in(payload) else None
-
-
-def _malformed(what: str) -> WorkerError:
-    return WorkerError(WorkerErrorKind.PROTOCOL, f"the backend's answer is malformed: {what}")
-
-
-def _usage(payload: bytes) -> Usage | None:
-    """The usage object in a chunk or completion, with its bytes; None where it is missing or not an object."""
-    raw = bytes(_decode_fields(payload).get("usage", b"")) if payload else b""
-    if not raw.startswith(b"{"):
-        return None
-    counts = msgspec.json.decode(raw)
-    return Usage(_count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens")), raw)
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0

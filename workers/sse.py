@@ -28,10 +28,17 @@ class EventDecoder:
     @property
     def pending(self) -> bool:
         """Whether the stream, if it ends now, ends within an event."""
-        return bool(self._tail.strip())
+        return bool(self._tail and self._tail.strip())
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of each event that `data` completes; lines of one event are joined by LF."""
+        if (
+            data.find(b"\n") == len(data) - 2
+            and data.startswith(_DATA)
+            and data.endswith(b"\n\n")
+            and not (self._tail or self._fresh or self._after_cr or len(data) > self._limit or b"\r" in data)
+        ):
+            return [data[6:-2]]  # one event, as nearly every read of a stream that is being made brings
         if self._fresh or self._after_cr or b"\r" in data:
             data = self._normalised(data)
         tail = self._tail

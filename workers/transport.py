@@ -5,7 +5,8 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -28,7 +29,7 @@ class BrokenFramingError(aiohttp.ClientPayloadError):
     """The body of an answer broke HTTP's own rules, such as a chunk size that is no number."""
 
 
-class _Wire(ResponseHandler):
+class Wire(ResponseHandler):
     """aiohttp's protocol for one connection, with four things that it leaves to chance.
 
     - A request on a reused connection that fails before a byte was heard raises `StaleConnectionError`: the server had
@@ -42,16 +43,34 @@ class _Wire(ResponseHandler):
         super().__init__(loop)
         self._exchanges = 0
         self._heard = False
+        self.tap: Callable[[bytes], None] | None = None  # of the answer that is being read, see `workers.tap`
+        self.gathered: list[bytes] = []  # of its body, not taken yet
 
     def set_response_params(self, **parameters: Any) -> None:
         """Called by aiohttp once a request, when it takes the connection."""
         self._exchanges += 1
         self._heard = False
+        self.tap = None
+        self.gathered = []
         super().set_response_params(**parameters)
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
         super().data_received(data)
+        tap = self.tap
+        if tap is not None and self.gathered:
+            pieces, self.gathered = self.gathered, []
+            tap(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def pause(self) -> None:
+        """Reads no more for now. What has been read goes through the parser all the same: paused as well, it would stop
+        after each piece of a body."""
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.transport is not None:
+            self.transport.resume_reading()
 
     def is_connected(self) -> bool:
         return super().is_connected() and not self.should_close
@@ -73,11 +92,11 @@ class _Wire(ResponseHandler):
             payload.set_exception(error)
 
 
-class _Connector(aiohttp.TCPConnector):
+class _Connector(aiohttp.BaseConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # Not public, and nor is what follows; each of these things has a test that fails should this stop working.
-        self._factory = functools.partial(_Wire, loop=self._loop)  # type: ignore[assignment] # partial is invariant
+        self._factory = functools.partial(Wire, loop=self._loop)  # type: ignore[assignment] # partial is invariant
 
     def drop_idle(self) -> None:
         """Closes the connections that are kept and not in use."""
@@ -87,16 +106,35 @@ class _Connector(aiohttp.TCPConnector):
         self._conns.clear()
 
 
+class _TcpConnector(_Connector, aiohttp.TCPConnector):
+    pass
+
+
+class _UnixConnector(_Connector, aiohttp.UnixConnector):
+    pass
+
+
 class HttpClient:
     """Calls to one backend. Connections are made when needed, on the loop of the first call, and kept while idle.
 
     Times are in seconds. There is no limit on a call as a whole, nor on the wait for one of `max_connections`: those
-    are the caller's. Proxies named in the environment are not used, cookies not kept, redirects not followed.
+    are the caller's. Proxies named in the environment are not used, cookies not kept, redirects not followed. Where
+    there is a `unix_socket`, which gives its path when it is first needed, all connections go there.
     """
 
     _connector: _Connector
 
-    def __init__(self, *, connect_timeout: float, max_connections: int, keep_idle: float) -> None:
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        max_connections: int,
+        keep_idle: float,
+        ca_file: str | None = None,
+        unix_socket: Callable[[], str] | None = None,
+    ) -> None:
+        self._ca_file = ca_file
+        self._unix_socket = unix_socket
         self._connect_timeout = connect_timeout
         self._max_connections = max_connections
         self._keep_idle = keep_idle
@@ -150,7 +188,7 @@ class HttpClient:
         if self._closed:
             raise WorkerError(WorkerErrorKind.UNREACHABLE, "the worker is closed")
         if self._session is None:
-            self._connector = _Connector(limit=self._max_connections, keepalive_timeout=self._keep_idle)
+            self._connector = self._connect()
             self._session = aiohttp.ClientSession(
                 connector=self._connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
@@ -158,6 +196,22 @@ class HttpClient:
                 read_bufsize=_READ_AHEAD,
             )
         return self._session
+
+    def _connect(self) -> _Connector:
+        options = {"limit": self._max_connections, "keepalive_timeout": self._keep_idle}
+        if self._unix_socket is not None:
+            return _UnixConnector(path=self._unix_socket(), **options)
+        return _TcpConnector(ssl=_trust(self._ca_file), **options)
+
+
+def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
+    """Raises `WorkerError`."""
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise WorkerError(WorkerErrorKind.UNREACHABLE, "cannot call the backend: its ca_file cannot be used") from error
 
 
 async def settle(content: aiohttp.StreamReader) -> None:

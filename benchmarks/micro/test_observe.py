@@ -10,14 +10,14 @@ from benchmarks.micro.measure import Measure
 from pipeline.core.outcomes import STAGES, Place, Reason
 from pipeline.core.ticket import Ticket
 from pipeline.observe.books import totals
-from pipeline.observe.layout import FIRST_TOKEN_BOUNDS, MetricsLayout
+from pipeline.observe.layout import FIRST_TOKEN_BOUNDS, Counted, MetricsLayout
 from pipeline.observe.lines import LineWriter
 from pipeline.observe.metrics import ShardMetrics, observe
 from pipeline.observe.requests import JsonRequestLog
 from pipeline.process.counters import SharedMemory
 from workers.base import Usage
 
-LAYOUT = MetricsLayout([{"m": ["w"]}])
+LAYOUT = MetricsLayout([Counted({"m": ["w"]})])
 REQUESTS = 64
 SECONDS = [0.001 * number for number in range(REQUESTS)]
 

@@ -15,7 +15,18 @@ class DeltaChannel:
     loop.
     """
 
-    __slots__ = ("_abandoned", "_batches", "_closed", "_error", "_loop", "_room", "_size", "_taker", "high_water")
+    __slots__ = (
+        "_abandoned",
+        "_batches",
+        "_closed",
+        "_error",
+        "_loop",
+        "_pressed",
+        "_room",
+        "_size",
+        "_taker",
+        "high_water",
+    )
 
     def __init__(self, high_water: int, loop: asyncio.AbstractEventLoop) -> None:
         self.high_water = high_water
@@ -26,6 +37,7 @@ class DeltaChannel:
         self._error: Exception | None = None
         self._loop = loop
         self._taker: Callable[[], None] | None = None
+        self._pressed: Callable[[], None] | None = None
         self._room: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -47,6 +59,10 @@ class DeltaChannel:
         self._size += len(batch.deltas)
         if self._taker is not None:
             self._wake()
+        if self._size < self.high_water:
+            return True
+        if self._pressed is not None:
+            self._press()
         return self._size < self.high_water
 
     async def room(self) -> bool:
@@ -93,6 +109,11 @@ class DeltaChannel:
         """
         self._taker = callback
 
+    def when_pressed(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once, as soon as the high-water mark is reached or the answer has ended: for a consumer that
+        lets some gather. Until the next `take_ready`; must not raise."""
+        self._pressed = callback
+
     def take_ready(self) -> list[DeltaBatch]:
         """`take` without waiting; only when `ready`."""
         batches = self._batches
@@ -100,6 +121,7 @@ class DeltaChannel:
             raise self._error
         self._batches = []
         self._size = 0
+        self._pressed = None
         room = self._room
         if room is not None and not room.done():
             room.set_result(None)
@@ -110,7 +132,7 @@ class DeltaChannel:
         if self._abandoned:
             return
         self._abandoned = True
-        self._taker = None
+        self._taker = self._pressed = None
         self._batches = []
         self._size = 0
         if self._room is not None and not self._room.done():
@@ -123,6 +145,13 @@ class DeltaChannel:
         self._error = error
         if self._taker is not None:
             self._wake()
+        elif self._pressed is not None:
+            self._press()
+
+    def _press(self) -> None:
+        callback, self._pressed = self._pressed, None
+        if callback is not None:
+            callback()
 
     def _wake(self) -> None:
         callback, self._taker = self._taker, None

@@ -4,19 +4,21 @@ HeadgateError
 ├── InvalidRequest           the request itself is at fault (400); `param` says where
 │   ├── UnknownModel         no route of that name (404)
 │   ├── TooLarge             body over the limit (413)
-│   ├── ContextLength        system message and newest turn alone exceed the model's budget (400)
+│   ├── ContextLength        the prompt exceeds the model's budget, by our count or the backend's (400)
 │   ├── SlowClient           head or body did not arrive in time (408)
 │   ├── BackendRefused       the backend says that the request is at fault (400)
+│   ├── ContentFiltered      the backend would not answer such content (400)
 │   ├── Unauthorized         no API key, or none that is known (401)
 │   ├── Forbidden            the key may not use this route (403)
 │   └── RateLimited          the key's own limit is reached (429)
-├── Overloaded               shed: no place left, or draining (503)
+├── Overloaded               shed: no place left, no replica may be called, or draining (503)
 ├── DeadlineExceeded         the deadline passed (504)
 ├── Cancelled                the client left, or the process stops (503)
 ├── ShardLost                the process that the request was in died (503)
 ├── StageFailed              a stage's handler raised (500)
 ├── RetrievalFailed          the collection could not be searched and the route does not answer without it (502)
 └── BackendFailed            the backend failed and nothing is left to try (502)
+    └── BackendStalled       it sent nothing in time
 
 `status` is the HTTP status where the answer has not begun, `code` and `type` the fields of an OpenAI-style error
 object.
@@ -82,6 +84,12 @@ class SlowClient(InvalidRequest):
 class BackendRefused(InvalidRequest):
     code = "backend_refused"
     reason = "backend_refused"
+    place = "inference"
+
+
+class ContentFiltered(InvalidRequest):
+    code = "content_filter"
+    reason = "content_filtered"
     place = "inference"
 
 
@@ -185,6 +193,14 @@ class BackendFailed(HeadgateError):
         super().__init__(message, retry_after=retry_after)
         self.reason = reason
         self.backend_status = backend_status
+
+
+class BackendStalled(BackendFailed):
+    """Within its time limits nothing came, or not enough; `what` says which limit that was."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"The backend {what}", reason="backend_timeout")
+        self.what = f"it {what}"
 
 
 class RetrievalError(Exception):

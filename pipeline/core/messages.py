@@ -10,18 +10,19 @@ import msgspec
 
 from pipeline.core.deltas import DeltaChannel
 from pipeline.core.ticket import Ticket
-from workers.base import ChatMessage, Parameters, Passage
+from workers.base import ChatMessage, EmbeddingRequest, NativeDialect, Parameters, Passage
 
 
 class PromptRequest(msgspec.Struct, frozen=True, eq=False):
     """One prompt that passed the door.
 
     `question` is the text of the newest user message. `deadline` is a time on the flow's clock; `gap_limit` bounds
-    the wait for the first delta and between deltas, in seconds, where the client set one. `body` is the client's body
-    in the OpenAI chat dialect, else empty. `wait_budget` is its route's, in seconds, None for the usual one. Under load
-    a request may be given less: `most_passages` where that is fewer than its route retrieves, and `shortened` says that
-    `parameters.max_tokens` is lower than what the client asked for in `body`. `course` says what the stages do with it
-    (see `pipeline.stages.course`).
+    the wait for the first delta and between deltas, in seconds, where the client set one. `body`, `native` and
+    `native_dialect`: see `GenerationRequest`. `wait_budget` is its route's, in seconds, None for the usual one. Under
+    load a request may be given less: `most_passages` where that is fewer than its route retrieves, and `shortened` says
+    that `parameters.max_tokens` is lower than what the client asked for in `body`. `course` says what the stages do
+    with it (see `pipeline.stages.course`). Where there is an `embedding`, that is what is asked for; then there are no
+    messages.
     """
 
     ticket: Ticket
@@ -39,6 +40,9 @@ class PromptRequest(msgspec.Struct, frozen=True, eq=False):
     most_passages: int | None = None
     shortened: bool = False
     course: Any = None  # Course; the type lives with the stages, which may import this room but not the reverse
+    native: bytes = b""
+    native_dialect: NativeDialect | None = None
+    embedding: EmbeddingRequest | None = None
 
     @property
     def request(self) -> "PromptRequest":
@@ -67,7 +71,8 @@ class Cut(msgspec.Struct, frozen=True):
 class AssembleOutput(msgspec.Struct, frozen=True, eq=False):
     """The prompt as the model gets it. `passages` are those that stayed, in the order of their citation numbers.
 
-    `rewritten` is false when `messages` are exactly the client's. `prompt_tokens` is our estimate.
+    `rewritten` is false when `messages` are exactly the client's. `prompt_tokens` is how long we take it to be;
+    `counted` is the same before it was scaled to the model's tokens, 0 where nothing is to be learnt from it.
     """
 
     request: PromptRequest
@@ -77,6 +82,7 @@ class AssembleOutput(msgspec.Struct, frozen=True, eq=False):
     cut: Cut
     rewritten: bool
     prompt_tokens: int
+    counted: int = 0
 
 
 class InferenceOutput(msgspec.Struct, frozen=True, eq=False):

@@ -62,6 +62,7 @@ class Reason(enum.StrEnum):
     DISPLACED = "displaced"  # it waited, and its place went to a request with more right to it
     STANDING_QUEUE = "standing_queue"  # CoDel: it waited in a queue that had not been short for too long
     OVERDUE = "overdue"  # it waited longer than its route allows
+    CIRCUIT_OPEN = "circuit_open"  # every replica of its workers has failed too often to be called now
     # rejected
     INVALID = "invalid"
     UNKNOWN_MODEL = "unknown_model"
@@ -69,6 +70,7 @@ class Reason(enum.StrEnum):
     CONTEXT_LENGTH = "context_length"
     SLOW_CLIENT = "slow_client"
     BACKEND_REFUSED = "backend_refused"
+    CONTENT_FILTERED = "content_filtered"  # the backend would not answer such content
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     REQUEST_LIMIT = "request_limit"
@@ -85,11 +87,12 @@ class Reason(enum.StrEnum):
     BACKEND_UNREACHABLE = "backend_unreachable"
     BACKEND_RESET = "backend_reset"
     BACKEND_CUT = "backend_cut"
-    BACKEND_STATUS = "backend_status"
+    BACKEND_UNAVAILABLE = "backend_unavailable"
+    BACKEND_OVERLOADED = "backend_overloaded"
     BACKEND_RATE_LIMITED = "backend_rate_limited"
-    BACKEND_UNAUTHORIZED = "backend_unauthorized"
+    BACKEND_AUTH = "backend_auth"
     BACKEND_PROTOCOL = "backend_protocol"
-    BACKEND_STALLED = "backend_stalled"
+    BACKEND_TIMEOUT = "backend_timeout"
     BACKEND_INJECTED = "backend_injected"
     SHARD_LOST = "shard_lost"
 
@@ -104,6 +107,7 @@ _OUTCOMES: dict[Outcome, tuple[Reason, ...]] = {
         Reason.DISPLACED,
         Reason.STANDING_QUEUE,
         Reason.OVERDUE,
+        Reason.CIRCUIT_OPEN,
     ),
     Outcome.REJECTED: (
         Reason.INVALID,
@@ -112,6 +116,7 @@ _OUTCOMES: dict[Outcome, tuple[Reason, ...]] = {
         Reason.CONTEXT_LENGTH,
         Reason.SLOW_CLIENT,
         Reason.BACKEND_REFUSED,
+        Reason.CONTENT_FILTERED,
         Reason.UNAUTHORIZED,
         Reason.FORBIDDEN,
         Reason.REQUEST_LIMIT,

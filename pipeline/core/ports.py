@@ -25,11 +25,12 @@ class Retriever(Protocol):
 class Answer(msgspec.Struct, frozen=True, eq=False):
     """What leaves the Stream stage in one go: deltas after the post filters, and, for an answer that was not streamed
     and that no filter changed, the backend's own object in `body`. `changed` marks deltas whose `raw` no longer tells
-    their text."""
+    their text; `frames`: see `DeltaBatch`."""
 
     deltas: tuple[Delta, ...]
     changed: bool = False
     body: bytes = b""
+    frames: bytes = b""
 
 
 class OutputSink(Protocol):

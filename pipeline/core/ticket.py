@@ -53,6 +53,7 @@ class Ticket:
         "prompt_tokens",
         "reduced",
         "request_id",
+        "retries",
         "route",
         "service",
         "session_id",
@@ -83,6 +84,7 @@ class Ticket:
         self.flow: Any = None  # its session's `pipeline.policy.fair.Flow` in that lane
         self.started = False  # its inference has begun
         self.worker = "-"  # until Inference chose it
+        self.retries = 0  # calls that were made again, because one failed
         self.stream = False
         self.sink: OutputSink | None = None
         self.place = Place.INGRESS  # the stage it waits for or is in

@@ -16,17 +16,18 @@ from pipeline.edge import head
 from pipeline.edge.accepting import Acceptor
 from pipeline.edge.body import BodyReader
 from pipeline.edge.call import Edge
+from pipeline.edge.dialects import dialects
 from pipeline.edge.dispatch import Dispatcher, Handler
 from pipeline.edge.exchange import Dialect, Exchange
 from pipeline.edge.forward import Alone, Asked, Peers
 from pipeline.edge.gate import HeadGate
-from pipeline.edge.native import PromptDialect
-from pipeline.edge.openai import ChatDialect
+from pipeline.edge.messages_tokens import TokenCounter
 from pipeline.edge.openapi import describe
 from pipeline.edge.operations import OperationsHandlers
 from pipeline.edge.protocol import LINGER_S, Connection, ConnectionServer, Limits, Refusal
 from pipeline.edge.relayed import Back, RelayedCall
 from pipeline.ingress import Ingress
+from workers.tokens import estimate
 
 FIRST_REQUEST_GRACE_S = 0.25  # at drain, for connections that were made just before
 _CLOSING_S = 0.002  # a turn of the event loop or two
@@ -57,9 +58,9 @@ class EdgeServer:
         self._bodies = BodyReader(server)
         self._new_id = head.request_ids()
         self._exchange = Exchange(ingress, self._bodies, peers)
-        dialects = (ChatDialect(ingress.routes), PromptDialect(ingress.routes))
-        self._dialects: dict[str, Dialect] = {dialect.path: dialect for dialect in dialects}
-        handlers = _handlers(ingress, operations, self._exchange, self._dialects)
+        self._dialects = dialects(ingress.routes)
+        counter = TokenCounter(ingress, self._bodies, estimate)
+        handlers = _handlers(ingress, operations, self._exchange, self._dialects, counter)
         self._gate: HeadGate | None = None
         if head_gate:
             self._gate = HeadGate(ingress, server, self._dialects, self._new_id, shard=shard, peers=peers)
@@ -244,11 +245,16 @@ def _limit_silence(sock: socket.socket, server: ServerSection) -> None:
 
 
 def _handlers(
-    ingress: Ingress, operations: Operations, exchange: Exchange, dialects: Mapping[str, Dialect]
+    ingress: Ingress,
+    operations: Operations,
+    exchange: Exchange,
+    dialects: Mapping[str, Dialect],
+    counter: TokenCounter,
 ) -> dict[tuple[str, str], Handler]:
     others = OperationsHandlers(operations, ingress, describe())
     return {
         **{("POST", path): partial(exchange.handle, dialect=dialect) for path, dialect in dialects.items()},
+        ("POST", counter.path): counter.handle,
         ("GET", "/v1/models"): others.models,
         ("GET", "/v1/models/"): others.model,
         ("GET", "/healthz"): others.health,

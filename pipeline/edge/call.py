@@ -70,6 +70,11 @@ class Call(ABC):
         self.edge = edge
         self.ticket: Ticket | None = None
 
+    @property
+    @abstractmethod
+    def path(self) -> str:
+        """What was asked for, without a query: errors look as its dialect has them."""
+
     @abstractmethod
     def reply(self, body: bytes, fields: str, status: int = 200) -> Response:
         """A complete answer."""

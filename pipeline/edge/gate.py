@@ -18,7 +18,8 @@ from config.schema import ServerSection
 from pipeline.core.access import Caller
 from pipeline.core.errors import InvalidRequest, Overloaded
 from pipeline.edge import head
-from pipeline.edge.errors import error_fields, error_json
+from pipeline.edge.error_bodies import error_body, tells_request
+from pipeline.edge.errors import error_fields
 from pipeline.edge.forward import Peers
 from pipeline.edge.replies import JSON_FIELD
 from pipeline.ingress import Ingress
@@ -73,7 +74,7 @@ class HeadGate:
         self._bodies: dict[str, bytes] = {}
         # Nothing but what every parser takes for the same head; what may be HTTP beyond that is left to ours.
         line = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[ -~]*+(?<! )\r\n"
-        head_of_prompt = rf"POST (?:{'|'.join(map(re.escape, paths))}) HTTP/1\.1\r\n(?:{line}){{1,{LINES_MAX}}}+\r\n"
+        head_of_prompt = rf"POST ({'|'.join(map(re.escape, paths))}) HTTP/1\.1\r\n(?:{line}){{1,{LINES_MAX}}}+\r\n"
         self._match = re.compile(head_of_prompt.encode()).match
 
     def configure(self, server: ServerSection) -> None:
@@ -105,7 +106,8 @@ class HeadGate:
         if (trace := head.traceparent(headers)) is not None:
             fields += f"traceparent: {trace}\r\n"
         missing, keep = plain
-        return Refused(self._answer(error, fields, keep=keep), missing, keep)
+        body = self._body(match[1].decode(), error, request_id)
+        return Refused(self._answer(error, body, fields, keep=keep), missing, keep)
 
     def _plain(self, headers: CIMultiDict[str], received: int) -> tuple[int, bool] | None:
         """How much is missing where `received` bytes came after the head, and whether the connection can go on after
@@ -137,13 +139,18 @@ class HeadGate:
             return None
         return self.ingress.gate(route, priority, session, caller)
 
-    def _answer(self, error: Overloaded, fields: str, *, keep: bool) -> bytes:
-        """The bytes of the `Reply` that the ordinary path would give."""
+    def _body(self, path: str, error: Overloaded, request_id: str) -> bytes:
+        if tells_request(path):
+            return error_body(path, error, request_id)
         body = self._bodies.get(error.message)
         if body is None:
             if len(self._bodies) >= _BODIES_MAX:
                 self._bodies.clear()
-            body = self._bodies[error.message] = error_json(error)
+            body = self._bodies[error.message] = error_body(path, error, request_id)
+        return body
+
+    def _answer(self, error: Overloaded, body: bytes, fields: str, *, keep: bool) -> bytes:
+        """The bytes of the `Reply` that the ordinary path would give."""
         connection = "" if keep else "Connection: close\r\n"
         lines = (
             f"HTTP/1.1 503 Service Unavailable\r\n{JSON_FIELD}{error_fields(error)}Content-Length: {len(body)}\r\n"

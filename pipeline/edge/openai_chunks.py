@@ -44,6 +44,7 @@ class ChunkEncoder:
         self._head = b""  # of every chunk, up to its choices
         self._begun: dict[int, bytes] = {}  # choices that have had a chunk → what stands before their texts
         self._citations = b""
+        self._verbatim = not (answering.rename or answering.cites)
 
     def begin(self, message: PostOutput) -> None:
         passages = message.before.before.passages
@@ -51,10 +52,16 @@ class ChunkEncoder:
             self._citations = b',"citations":' + encode(citations(passages))
 
     def deltas(self, answer: Answer) -> bytes:
+        begun = self._begun
+        if answer.frames and self._verbatim:
+            for delta in answer.deltas:
+                if delta.index not in begun:
+                    break
+            else:
+                return answer.frames
         if not self._head:
             self._identify(answer)
         frames: list[bytes] = []
-        begun = self._begun
         told = False  # the backend's chunk before told what follows without one: it had several choices
         for position, delta in enumerate(answer.deltas):
             if delta.raw:

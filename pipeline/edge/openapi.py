@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 
-from pipeline.edge import head, native_types, openai_types
+from pipeline.edge import completions_types, embeddings_types, head, messages_types, native_types, openai_types
 from pipeline.edge.errors import ErrorBody
 from pipeline.edge.gate import ROUTE
+from pipeline.edge.messages_errors import MessageError
 from pipeline.edge.operations import METRICS_TYPE, Healthy, ReadinessBody
 from pipeline.policy.access import CLASSES
 
@@ -19,8 +20,18 @@ _SCHEMAS: tuple[type[msgspec.Struct], ...] = (
     openai_types.ChatCompletionRequest,
     openai_types.ChatCompletion,
     openai_types.ChatCompletionChunk,
+    completions_types.CompletionRequest,
+    completions_types.TextCompletion,
+    embeddings_types.EmbeddingsRequest,
+    embeddings_types.EmbeddingList,
     openai_types.Model,
     openai_types.ModelList,
+    messages_types.MessageRequest,
+    messages_types.AnsweredMessage,
+    *messages_types.EVENTS.values(),
+    messages_types.TokenCountRequest,
+    messages_types.TokenCount,
+    MessageError,
     native_types.PromptSubmission,
     *native_types.EVENTS.values(),
     ErrorBody,
@@ -78,10 +89,15 @@ def describe() -> bytes:
         "info": {
             "title": "Headgate",
             "version": version("headgate"),
-            "description": "Prompts in, streamed and cited answers out. Errors are OpenAI-style objects.",
+            "description": "Prompts in, streamed and cited answers out. Errors are OpenAI-style objects, "
+            "under /v1/messages Anthropic-style ones.",
         },
         "paths": {
             "/v1/chat/completions": {"post": _chat()},
+            "/v1/completions": {"post": _completions()},
+            "/v1/embeddings": {"post": _embeddings()},
+            "/v1/messages": {"post": _messages()},
+            "/v1/messages/count_tokens": {"post": _count_tokens()},
             "/v1/prompts": {"post": _prompts()},
             "/v1/models": {"get": _models()},
             "/v1/models/{id}": {"get": _model()},
@@ -117,10 +133,96 @@ def _chat() -> Object:
                 "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
                 "content": {
                     JSON: {"schema": _ref("ChatCompletion")},
-                    "text/event-stream": {"schema": _chunk_event()},
+                    "text/event-stream": {"schema": _chunk_event("ChatCompletionChunk")},
                 },
             },
             **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
+        },
+    }
+
+
+def _completions() -> Object:
+    return {
+        "operationId": "createCompletion",
+        "summary": "Goes on with a text, in OpenAI's older dialect.",
+        "description": (
+            "With `stream`, the answer is a stream of `data:` events, each a TextCompletion, ended by `[DONE]`. "
+            "A failure after the first event is an event with an ErrorBody, after which the stream ends."
+        ),
+        "security": _SECURITY,
+        "parameters": _prompt_parameters(),
+        "requestBody": _body("CompletionRequest"),
+        "responses": {
+            "200": {
+                "description": "The answer.",
+                "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
+                "content": {
+                    JSON: {"schema": _ref("TextCompletion")},
+                    "text/event-stream": {"schema": _chunk_event("TextCompletion")},
+                },
+            },
+            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
+        },
+    }
+
+
+def _embeddings() -> Object:
+    return {
+        "operationId": "createEmbedding",
+        "summary": "Turns texts into vectors, in OpenAI's dialect.",
+        "security": _SECURITY,
+        "parameters": _prompt_parameters(),
+        "requestBody": _body("EmbeddingsRequest"),
+        "responses": {
+            "200": {
+                "description": "The vectors.",
+                "headers": _header_refs(*_PROMPT_HEADERS, "Server-Timing"),
+                "content": {JSON: {"schema": _ref("EmbeddingList")}},
+            },
+            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
+        },
+    }
+
+
+def _messages() -> Object:
+    events: dict[str, type[msgspec.Struct]] = {**messages_types.EVENTS, "error": MessageError}
+    return {
+        "operationId": "createMessage",
+        "summary": "Answers a conversation, in Anthropic's dialect.",
+        "description": (
+            "With `stream`, the answer is a stream of events: `message_start`, for each block of its content "
+            "`content_block_start`, any number of `content_block_delta` and `content_block_stop`, then `message_delta` "
+            "and `message_stop`. A failure after the first event is an `error` event, after which the stream ends."
+        ),
+        "security": _SECURITY,
+        "parameters": _prompt_parameters(),
+        "requestBody": _body("MessageRequest"),
+        "responses": {
+            "200": {
+                "description": "The answer.",
+                "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
+                "content": {
+                    JSON: {"schema": _ref("AnsweredMessage")},
+                    "text/event-stream": {
+                        "schema": {"oneOf": [_named_event(name, kind.__name__) for name, kind in events.items()]}
+                    },
+                },
+            },
+            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS, schema="MessageError"),
+        },
+    }
+
+
+def _count_tokens() -> Object:
+    errors = ("400", "401", "403", "404", "408", "413", "415", "417", "431", "500")
+    return {
+        "operationId": "countTokens",
+        "summary": "Estimates how many tokens a prompt in Anthropic's dialect has.",
+        "security": _SECURITY,
+        "requestBody": _body("TokenCountRequest"),
+        "responses": {
+            "200": {"description": "The estimate.", "content": {JSON: {"schema": _ref("TokenCount")}}},
+            **_errors({status: _PROMPT_ERRORS[status] for status in errors}, schema="MessageError"),
         },
     }
 
@@ -208,10 +310,10 @@ def _ref(schema: str) -> Object:
     return {"$ref": f"#/components/schemas/{schema}"}
 
 
-def _chunk_event() -> Object:
+def _chunk_event(schema: str) -> Object:
     """One event of OpenAI's streams, in the form that OpenAPI 3.2 gave to server-sent events: its fields, and what is
     in its data."""
-    data = {"anyOf": [{"const": "[DONE]"}, _json_text("ChatCompletionChunk"), _json_text("ErrorBody")]}
+    data = {"anyOf": [{"const": "[DONE]"}, _json_text(schema), _json_text("ErrorBody")]}
     return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
@@ -228,7 +330,7 @@ def _header_refs(*names: str) -> Object:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _errors(statuses: dict[str, str], *headers: str) -> Object:
+def _errors(statuses: dict[str, str], *headers: str, schema: str = "ErrorBody") -> Object:
     responses: Object = {}
     for status, description in statuses.items():
         names = list(headers or ("X-Request-Id", "X-Headgate-Shard"))
@@ -243,7 +345,7 @@ def _errors(statuses: dict[str, str], *headers: str) -> Object:
         responses[status] = {
             "description": description,
             "headers": _header_refs(*names),
-            "content": {JSON: {"schema": _ref("ErrorBody")}},
+            "content": {JSON: {"schema": _ref(schema)}},
         }
     return responses
 

@@ -39,6 +39,10 @@ class RelayedCall(Call):
         self.stream: RelayedEvents | None = None
         self.cancelled = False
 
+    @property
+    def path(self) -> str:
+        return self.asked.path
+
     def reply(self, body: bytes, fields: str, status: int = 200) -> "RelayedReply":
         return RelayedReply(body, fields if self.ticket is None else fields + ticket_fields(self.ticket), status)
 

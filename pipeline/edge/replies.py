@@ -16,7 +16,8 @@ from aiohttp.http import StreamWriter
 
 from pipeline.core.errors import HeadgateError
 from pipeline.edge.call import Call, Edge, Response, ticket_fields
-from pipeline.edge.errors import error_fields, error_json
+from pipeline.edge.error_bodies import error_body
+from pipeline.edge.errors import error_fields
 from pipeline.edge.sse import eager
 
 JSON_FIELD = "Content-Type: application/json\r\n"
@@ -40,6 +41,10 @@ class HttpCall(Call):
         self.request = request
         self.fields = fields
         self.server = server
+
+    @property
+    def path(self) -> str:
+        return self.request.path
 
     def reply(self, body: bytes, fields: str, status: int = 200) -> "Reply":
         return Reply(self, body, fields, status)
@@ -100,6 +105,8 @@ class EventReply(_Reply):
         self.opened = False
         self._chunked = call.request.version != HttpVersion10
         self._finished = False
+        self._protocol = call.request.protocol
+        self._transport = call.request.transport  # closed, should it be lost
 
     @property
     def paused(self) -> bool:
@@ -110,11 +117,11 @@ class EventReply(_Reply):
         if not self.opened:
             return eager(request.writer.write(self._framed(frames)))
         # Once for each batch of each answer: what aiohttp's writer does, without its coroutine.
-        transport = request.transport
+        transport, protocol = self._transport, self._protocol
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError("the client has gone")
-        transport.write(self._framed(frames))
-        return request.writer.drain() if request.protocol.writing_paused else None
+        transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self._chunked else frames)
+        return request.writer.drain() if protocol.writing_paused else None
 
     def end(self, frames: bytes) -> Awaitable[None] | None:
         return eager(self._call.request.writer.write(self._last(frames)))
@@ -135,7 +142,7 @@ class EventReply(_Reply):
         return framed + b"0\r\n\r\n" if self._chunked else framed
 
     def _framed(self, frames: bytes) -> bytes:
-        if self._chunked:
+        if self._chunked and frames:  # a chunk of nothing would be the last
             frames = b"%x\r\n%b\r\n" % (len(frames), frames)
         return frames if self.opened else self._open() + frames
 
@@ -148,4 +155,5 @@ class EventReply(_Reply):
 
 def refusal(call: Call, error: HeadgateError) -> Response:
     """The answer to a request that failed before its answer began."""
-    return call.reply(error_json(error), JSON_FIELD + error_fields(error), error.status)
+    body = error_body(call.path, error, call.request_id)
+    return call.reply(body, JSON_FIELD + error_fields(error), error.status)

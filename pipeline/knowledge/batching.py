@@ -15,11 +15,13 @@ class _Query(NamedTuple):
 
 
 class QueryBatcher:
-    """`capacity` queries may wait, up to `batch` are embedded together. Serves while `run` runs."""
+    """`capacity` queries may wait, up to `batch` are embedded together, and up to `parallel` batches at a time: one for
+    an embedder that computes here, several for one that is waited for. Serves while `run` runs."""
 
-    def __init__(self, capacity: int, batch: int) -> None:
+    def __init__(self, capacity: int, batch: int, parallel: int = 1) -> None:
         self._queue: StageQueue[_Query] = StageQueue(capacity)
         self._batch = batch
+        self._parallel = parallel
 
     async def vector(self, embedder: Embedder, text: str, collection: str) -> list[float]:
         """Raises `Busy` at once when the queue is full. Cancelling takes the query out of the queue."""
@@ -38,26 +40,56 @@ class QueryBatcher:
 
     async def run(self) -> None:
         """Until `close`."""
-        while batch := await self._queue.take(self._batch):
-            groups: dict[int, list[_Query]] = {}
-            for _, query in batch:
-                if not query.vector.done():
-                    groups.setdefault(id(query.embedder), []).append(query)
-            for queries in groups.values():
-                await _embed(queries)
+        places = asyncio.Semaphore(self._parallel)
+        async with asyncio.TaskGroup() as tasks:
+            while batch := await self._next(places):
+                groups: dict[int, list[_Query]] = {}
+                for _, query in batch:
+                    if not query.vector.done():
+                        groups.setdefault(id(query.embedder), []).append(query)
+                tasks.create_task(_embed_all(list(groups.values()), places, abort=self._parallel > 1))
+
+    async def _next(self, places: asyncio.Semaphore) -> list[tuple[float, _Query]]:
+        """What waits once there is a place to embed it; meanwhile more of it comes together."""
+        await places.acquire()
+        return await self._queue.take(self._batch)
 
     def close(self) -> None:
         self._queue.close()
 
 
-async def _embed(queries: list[_Query]) -> None:
+async def _embed_all(groups: list[list[_Query]], places: asyncio.Semaphore, *, abort: bool) -> None:
     try:
-        vectors = await queries[0].embedder.embed([query.text for query in queries])
-    except Exception as error:  # noqa: BLE001 - whatever it is, these queries fail with it and the next ones are served
+        for queries in groups:
+            await _embed(queries, abort=abort)
+    finally:
+        places.release()
+
+
+async def _embed(queries: list[_Query], *, abort: bool) -> None:
+    """With `abort` the embedder is stopped when nobody waits for its vectors any more."""
+    call = asyncio.ensure_future(queries[0].embedder.embed([query.text for query in queries], query=True))
+
+    def left(_: asyncio.Future[list[float]]) -> None:
+        if abort and all(query.vector.done() for query in queries):
+            call.cancel()
+
+    for query in queries:
+        query.vector.add_done_callback(left)
+    try:
+        await asyncio.wait([call])
+    except asyncio.CancelledError:  # the process ends
+        call.cancel()
         for query in queries:
-            if not query.vector.done():
-                query.vector.set_exception(error)
+            query.vector.cancel()
+        raise
+    if call.cancelled():
         return
-    for query, vector in zip(queries, vectors, strict=True):
-        if not query.vector.done():
-            query.vector.set_result(vector)
+    error = call.exception()  # whatever it is, these queries fail with it and the next ones are served
+    for index, query in enumerate(queries):
+        if query.vector.done():
+            continue
+        if error is not None:
+            query.vector.set_exception(error)
+        else:
+            query.vector.set_result(call.result()[index])

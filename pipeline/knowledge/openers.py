@@ -41,7 +41,7 @@ def remote_opener(section: CollectionSection, resolve: Callable[[str], str]) -> 
     async def opener(manifest: Manifest, *, recreate: bool = False) -> CollectionStore:
         client = qdrant.connect(section.url or "", api_key, section.timeout_ms)
         try:
-            return await qdrant.QdrantStore.open(client, manifest, recreate=recreate)
+            return await qdrant.QdrantStore.open(client, manifest, recreate=recreate, secret=api_key)
         except BaseException:
             await client.close()
             raise

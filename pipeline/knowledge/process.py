@@ -36,7 +36,7 @@ async def serve(config: Config, *, ready: Callable[[], None], stopping: asyncio.
     async with _exclusive(data_dir, stopping, temporary=temporary) as held:
         if not held:
             return
-        knowledge = Knowledge(config.collections, config.knowledge, data_dir, resolve)
+        knowledge = Knowledge(config.collections, config.knowledge, data_dir, resolve, config.workers)
         server = KnowledgeServer(knowledge, data_dir / SOCKET, stopping.set if temporary else None)
         try:
             await knowledge.open()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from config.schema import CollectionSection, KnowledgeSection
+from config.schema import LOCAL_EMBEDDERS, AnyWorker, CollectionSection, KnowledgeSection
 from pipeline.adapters.retrievers.stored import Embedded
 from pipeline.adapters.stores.common import searchable, translated
 from pipeline.adapters.stores.edge import EdgeStore
@@ -16,7 +16,7 @@ from pipeline.adapters.stores.memory import MemoryShelf
 from pipeline.core.errors import RetrievalError
 from pipeline.core.ports import CollectionStore, Manifest
 from pipeline.knowledge.batching import QueryBatcher
-from pipeline.knowledge.embedders import Embedders
+from pipeline.knowledge.embedders import Embedders, RemoteEmbedders
 from pipeline.knowledge.openers import Opener, ResolveSecret, opener_of
 from pipeline.knowledge.places import MODELS
 from pipeline.knowledge.wire import Piece
@@ -24,13 +24,17 @@ from workers.base import Embedder, Passage
 
 _log = structlog.get_logger()
 
+_REMOTE_BATCHES = 4  # embedded by one worker at a time
+_END_SECONDS = 0.5  # for what is being embedded when the process ends; nobody waits for it any more
+
 
 class _Collection:
     """A collection whose store is opened when it is first needed, and again after that failed."""
 
-    def __init__(self, section: CollectionSection, embedder: Embedder, opener: Opener) -> None:
+    def __init__(self, section: CollectionSection, embedder: Embedder, opener: Opener, queries: QueryBatcher) -> None:
         self.section = section
         self.embedder = embedder
+        self.queries = queries
         self.writing = asyncio.Lock()  # one document's part at a time: their order matters
         self._manifest = Manifest(section.name, embedder.fingerprint, embedder.dimension)
         self._opener = opener
@@ -67,23 +71,29 @@ class Knowledge:
         settings: KnowledgeSection,
         data_dir: Path,
         resolve_secret: ResolveSecret,
+        workers: Sequence[AnyWorker] = (),
     ) -> None:
-        """Raises `EmbedderUnavailable`, and ConfigError for a secret that is not there."""
-        self._embedders = Embedders(data_dir / MODELS, settings.threads)
-        self._queries = QueryBatcher(settings.capacity, settings.batch)
+        """`workers` are those that may embed. Raises `EmbedderUnavailable`, and ConfigError for a secret that is not
+        there."""
+        remote = RemoteEmbedders(workers, resolve_secret, data_dir)
+        self._embedders = Embedders(data_dir / MODELS, settings.threads, remote)
+        self._settings = settings
+        self._queries: dict[str, QueryBatcher] = {}  # by worker, so that a slow one keeps no other waiting; "": here
         self._collections: dict[str, _Collection] = {}
         shelf = MemoryShelf()
         for position, section in enumerate(sections):
             resolve = partial(resolve_secret, path=f"collections[{position}].api_key")
             opener = opener_of(section, shelf, data_dir, resolve)
-            embedder = self._embedders.get(section.embedder, section.name)
-            self._collections[section.name] = _Collection(section, embedder, opener)
-        self._task: asyncio.Task[None] | None = None
+            embedder = self._embedders.of(section)
+            self._collections[section.name] = _Collection(section, embedder, opener, self._batcher(section))
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Warms the embedders and opens the collections that are kept here. One that cannot be opened does not keep the
         others from being served: it says why, here and to everyone who asks for it."""
-        self._task = asyncio.create_task(self._queries.run(), name="knowledge-queries")
+        self._tasks = [
+            asyncio.create_task(queries.run(), name="knowledge-queries") for queries in self._queries.values()
+        ]
         local = [c for c in self._collections.values() if c.section.store != "qdrant"]
         results = await asyncio.gather(
             self._embedders.warm(), *(collection.store() for collection in local), return_exceptions=True
@@ -149,12 +159,24 @@ class Knowledge:
             await store.optimize()
 
     async def aclose(self) -> None:
-        self._queries.close()
-        if self._task is not None:
-            await self._task
+        for queries in self._queries.values():
+            queries.close()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=_END_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         for collection in self._collections.values():
             await collection.aclose()
         await self._embedders.aclose()
+
+    def _batcher(self, section: CollectionSection) -> QueryBatcher:
+        local = section.embedder in LOCAL_EMBEDDERS
+        name = "" if local else section.embedder
+        if name not in self._queries:
+            parallel = 1 if local else _REMOTE_BATCHES
+            self._queries[name] = QueryBatcher(self._settings.capacity, self._settings.batch, parallel)
+        return self._queries[name]
 
     def _get(self, name: str) -> _Collection:
         found = self._collections.get(name)
@@ -170,4 +192,4 @@ class Knowledge:
     async def _vector(self, collection: _Collection, text: str) -> list[float]:
         name = collection.section.name
         with translated(name, "embedding"):
-            return await self._queries.vector(collection.embedder, text, name)
+            return await collection.queries.vector(collection.embedder, text, name)

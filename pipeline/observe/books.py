@@ -1,10 +1,10 @@
 """What a block of counters says about requests, and how a dead shard's block is balanced."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from pipeline.core.outcomes import OUTCOME_OF, Outcome, Place, Reason
-from pipeline.observe.layout import OUTCOMES, PLACES, REASONS, UNROUTED, Cells, MetricsLayout, RouteCells
+from pipeline.observe.layout import OUTCOMES, PLACES, REASONS, UNROUTED, Cells, MetricsLayout, ReplicaCells, RouteCells
 
 _ENDINGS = tuple((place, reason) for place in PLACES for reason in REASONS)
 
@@ -45,6 +45,14 @@ def still_open(route: RouteCells, cells: Cells) -> int:
 def unrouted(layout: MetricsLayout, cells: Cells) -> int:
     """How many requests have arrived and are not yet offered to any route."""
     return cells[layout.opened] - sum(cells[route.offered] for route in layout.routes.values())
+
+
+def present_replicas(layout: MetricsLayout, blocks: Sequence[Cells]) -> Iterator[tuple[str, str, ReplicaCells]]:
+    """The replicas that any of the blocks' shards has, each with its worker's name and its own."""
+    for worker in layout.workers.values():
+        for name, where in worker.replicas.items():
+            if any(block[where.state] for block in blocks):
+                yield worker.name, name, where
 
 
 def book_lost(layout: MetricsLayout, cells: Cells) -> int:

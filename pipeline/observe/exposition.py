@@ -10,10 +10,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from pipeline.core.outcomes import OUTCOME_OF, Place, Reason
-from pipeline.observe.books import by_class, endings, offered, still_open, unrouted
+from pipeline.observe.books import by_class, endings, offered, present_replicas, still_open, unrouted
 from pipeline.observe.layout import CLASSES, STEPS, UNROUTED, HistogramCells
 from pipeline.observe.ledger import Ledger
 from pipeline.observe.procfs import usage
+from pipeline.observe.usage import UsageTable
+from pipeline.observe.usage_families import families as usage_families
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "headgate_"
@@ -26,7 +28,7 @@ _FIRST_ENDINGS = (
     (Place.INGRESS, Reason.INVALID),
     (Place.INFERENCE, Reason.DEADLINE),
     (Place.STREAM, Reason.CLIENT_GONE),
-    (Place.INFERENCE, Reason.BACKEND_STATUS),
+    (Place.INFERENCE, Reason.BACKEND_UNAVAILABLE),
 )
 _FIRST_UNROUTED = ((Place.INGRESS, Reason.WAIT_BUDGET), (Place.INGRESS, Reason.INVALID))
 
@@ -44,13 +46,21 @@ class ProcessFacts(NamedTuple):
 
 
 class Exposition(Collector):
-    """`ledger` and `processes` are asked at every scrape."""
+    """`ledger`, `processes` and `usage` are asked at every scrape."""
 
-    def __init__(self, ledger: Ledger, processes: Callable[[], Sequence[ProcessFacts]], version: str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        processes: Callable[[], Sequence[ProcessFacts]],
+        version: str,
+        *,
+        usage: UsageTable | None = None,
+    ) -> None:
         self._layout = ledger.layout
         self._ledger = ledger
         self._processes = processes
         self._version = version
+        self._usage = usage or UsageTable()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -67,8 +77,10 @@ class Exposition(Collector):
         yield from self._stages(cells)
         yield from self._answers(cells)
         yield from self._workers(blocks, cells)
+        yield from self._replicas(blocks, cells)
         yield from self._shards(shards)
         yield from self._of_processes()
+        yield from usage_families(self._usage)
 
     def _requests(self, cells: list[int]) -> Iterator[Metric]:
         asked = _counter("requests_offered", "Requests that asked for a route; '-': that never had one.", "route")
@@ -123,6 +135,7 @@ class Exposition(Collector):
         gaps = _histogram("inter_token_latency_seconds", "Between deltas; those that came together share it.", "worker")
         tokens = _counter("tokens", "Tokens as workers counted them.", "direction", "route", "worker")
         deltas = _counter("deltas", "Deltas that workers delivered.", "route", "worker")
+        static = _counter("static_answers", "Requests that got a route's static answer.", "route")
         degraded = _counter("degraded", "Requests that got less because of the load.", "route", "step")
         for route in self._layout.routes.values():
             if route.name == UNROUTED:
@@ -133,11 +146,12 @@ class Exposition(Collector):
                 tokens.add_metric(["prompt", *labels], cells[answer.prompt_tokens])
                 tokens.add_metric(["completion", *labels], cells[answer.completion_tokens])
                 deltas.add_metric(labels, cells[answer.deltas])
+            static.add_metric([route.name], cells[route.static])
             for index, step in enumerate(STEPS, route.reduced):
                 degraded.add_metric([route.name, step], cells[index])
         for worker in self._layout.workers.values():
             _add_histogram(gaps, [worker.name], worker.inter_token, cells)
-        yield from (first, gaps, tokens, deltas, degraded)
+        yield from (first, gaps, tokens, deltas, static, degraded)
 
     def _workers(self, blocks: list[list[int]], cells: list[int]) -> Iterator[Metric]:
         """What shards may do adds up; a wait, and that a queue stands, is that of the shard where it is worst."""
@@ -148,6 +162,8 @@ class Exposition(Collector):
         allowed = _gauge("worker_allowed_wait_seconds", "That it may wait now; 0: without a limit.", "worker")
         standing = _gauge("admission_standing", "1 while a worker's queue stands, as CoDel judges.", "worker")
         pushed_back = _counter("worker_pushed_back", "Calls that a worker answered with 429 or 503.", "worker")
+        retries = _counter("worker_retries", "Calls to a worker that were made again.", "worker")
+        fallbacks = _counter("worker_fallbacks", "Requests that a worker got because another failed.", "worker")
         for worker in self._layout.workers.values():
             label = [worker.name]
             limit.add_metric(label, cells[worker.limit])
@@ -158,7 +174,27 @@ class Exposition(Collector):
             allowed.add_metric(label, min(block[worker.allowed_wait] for block in blocks) / 1e9)
             standing.add_metric(label, max(block[worker.standing] for block in blocks))
             pushed_back.add_metric(label, cells[worker.pushed_back])
-        yield from (limit, inflight, waiting, wait, allowed, standing, pushed_back)
+            retries.add_metric(label, cells[worker.retries])
+            fallbacks.add_metric(label, cells[worker.fallbacks])
+        yield from (limit, inflight, waiting, wait, allowed, standing, pushed_back, retries, fallbacks)
+
+    def _replicas(self, blocks: list[list[int]], cells: list[int]) -> Iterator[Metric]:
+        """How a replica is, is what the shard says that thinks the worst of it."""
+        labels = ("worker", "replica")
+        state = _gauge("replica_state", "Its circuit: 0 closed, 1 half-open, 2 open.", *labels)
+        healthy = _gauge("replica_healthy", "1 while the last look at a replica went well.", *labels)
+        inflight = _gauge("replica_inflight", "Calls that a replica is busy with.", *labels)
+        calls = _counter("replica_calls", "Calls made to a replica.", *labels)
+        failures = _counter("replica_failures", "Calls that a replica failed.", *labels)
+        for worker, name, where in present_replicas(self._layout, blocks):
+            label = [worker, name]
+            known = [block for block in blocks if block[where.state]]
+            state.add_metric(label, max(block[where.state] for block in known) - 1)
+            healthy.add_metric(label, min(block[where.healthy] for block in known))
+            inflight.add_metric(label, cells[where.inflight])
+            calls.add_metric(label, cells[where.calls])
+            failures.add_metric(label, cells[where.failures])
+        yield from (state, healthy, inflight, calls, failures)
 
     def _shards(self, shards: dict[int, list[int]]) -> Iterator[Metric]:
         connections = _gauge("connections", "Open client connections.", "shard")

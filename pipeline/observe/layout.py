@@ -1,10 +1,13 @@
 """Where each number lives in a shard's block of shared memory: a row of 64-bit cells, laid out from the configuration.
 
-Shards write cells, the supervisor reads them; all make the same layout from the same history of routes and workers.
+Shards write cells, the supervisor reads them; all make the same layout from the same history of routes, workers and
+their replicas.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from pipeline.core.outcomes import STAGES, Outcome, Place, Priority, Reason
 
@@ -62,6 +65,14 @@ LAG_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 _CACHE_LINE = 8  # cells: two shards never write to the same line
 
 
+class Counted(Struct, frozen=True):
+    """What is counted: the `routes`, each with its workers, and of workers the `replicas`, by name. A step in the
+    history of a `MetricsLayout`."""
+
+    routes: dict[str, list[str]] = {}
+    replicas: dict[str, list[str]] = {}
+
+
 class Cells(Protocol):
     """A block, or anything else that is indexed by cell: a memoryview of format "Q", in tests a list."""
 
@@ -102,8 +113,9 @@ class RouteCells(NamedTuple):
     """`outcomes` is the first of `len(PLACES) * len(REASONS)` cells; `lost` is written by the supervisor only.
 
     `gated` are the cells of requests that the head gate refused, `len(REASONS)` for each class and as many for those
-    whose class is not known; empty but for the route "-". Each counts as offered and as ended. `reduced` is the first
-    of `len(STEPS)` cells. `answers` are those of each of its workers, by name.
+    whose class is not known; empty but for the route "-". Each counts as offered and as ended. `static` counts the
+    answers that no worker gave. `reduced` is the first of `len(STEPS)` cells. `answers` are those of each of its
+    workers, by name.
     """
 
     name: str
@@ -111,13 +123,30 @@ class RouteCells(NamedTuple):
     lost: int
     offered: int
     gated: range
+    static: int
     reduced: int
     answers: dict[str, AnswerCells]
 
 
+class ReplicaCells(NamedTuple):
+    """`state` is 0 where the shard has no such replica, else one more than its circuit's; `healthy` 0 or 1. `reopens`
+    is in nanoseconds."""
+
+    state: int
+    healthy: int
+    inflight: int
+    reopens: int
+    calls: int
+    failures: int
+
+    def gauges(self) -> list[int]:
+        """The cells that tell what is now."""
+        return [self.state, self.healthy, self.inflight, self.reopens]
+
+
 class WorkerCells(NamedTuple):
     """`waiting` is the first of `len(CLASSES)` cells; `estimated_wait` and `allowed_wait` are in nanoseconds,
-    `standing` 0 or 1."""
+    `standing` 0 or 1. `replicas` are those that it has or had, by name."""
 
     name: str
     inflight: int
@@ -127,12 +156,21 @@ class WorkerCells(NamedTuple):
     allowed_wait: int
     standing: int
     pushed_back: int
+    retries: int
+    fallbacks: int
     inter_token: HistogramCells
+    replicas: dict[str, ReplicaCells]
 
     def gauges(self) -> list[int]:
         """The cells that tell what is now."""
         waiting = range(self.waiting, self.waiting + len(CLASSES))
-        return [self.inflight, self.limit, *waiting, self.estimated_wait, self.allowed_wait, self.standing]
+        replicas = [cell for replica in self.replicas.values() for cell in replica.gauges()]
+        return [self.inflight, self.limit, *waiting, self.estimated_wait, self.allowed_wait, self.standing, *replicas]
+
+    def followed(self) -> list[int]:
+        """The cells that add up what is counted elsewhere."""
+        replicas = [cell for replica in self.replicas.values() for cell in (replica.calls, replica.failures)]
+        return [self.pushed_back, self.retries, self.fallbacks, *replicas]
 
 
 class _Allocator:
@@ -174,6 +212,7 @@ class _Allocator:
                 lost=lost[index],
                 offered=offered[index],
                 gated=self._gated(name),
+                static=self.take(),
                 reduced=self.take(len(STEPS)),
                 answers={},
             )
@@ -193,8 +232,14 @@ class _Allocator:
             allowed_wait=self.take(),
             standing=self.take(),
             pushed_back=self.take(),
+            retries=self.take(),
+            fallbacks=self.take(),
             inter_token=self.histogram(INTER_TOKEN_BOUNDS),
+            replicas={},
         )
+
+    def replica(self) -> ReplicaCells:
+        return ReplicaCells(*(self.take() for _ in ReplicaCells._fields))
 
     def _gated(self, name: str) -> range:
         cells = (len(CLASSES) + 1) * len(REASONS) if name == UNROUTED else 0
@@ -204,8 +249,8 @@ class _Allocator:
 
 class MetricsLayout:
     """The cells of one block. It only ever grows: a name, once known, keeps its cells. `history` says in which order
-    routes became known, and with which workers; the same history makes the same layout in every process. A shard's
-    layout must have grown before it serves what is new.
+    routes became known, with which workers, and of these which replicas; the same history makes the same layout in
+    every process. A shard's layout must have grown before it serves what is new.
 
     A block is copied while its shard writes to it (`copied`). So that nothing ever seems to have ended before it was
     offered, or to be offered before it arrived, outcomes are read before `offered`, and those before `opened`. Each
@@ -215,10 +260,10 @@ class MetricsLayout:
     without, the first of `len(OUTCOMES)` cells.
     """
 
-    def __init__(self, history: Sequence[Mapping[str, Sequence[str]]]) -> None:
+    def __init__(self, history: Sequence[Counted]) -> None:
         first = _Allocator(0)
-        known = dict(history[0]) if history else {}
-        self.routes = first.routes((UNROUTED, *known))
+        known = history[0] if history else Counted()
+        self.routes = first.routes((UNROUTED, *known.routes))
         self.opened = first.take()
         self.connections = first.take()
         self.lines_dropped = first.take()
@@ -230,33 +275,33 @@ class MetricsLayout:
         self.stages = {place: first.stage() for place in STAGES}
         self.classes = {name: first.take(len(OUTCOMES)) for name in (*CLASSES, UNCLASSED)}
         self.workers: dict[str, WorkerCells] = {}
-        self._history: list[dict[str, list[str]]] = []
+        self._history: list[Counted] = []
         self._parts: list[int] = []  # where each ends
-        self._add(known, first)
-        for routes in history[1:]:
-            self.extend(routes)
+        self._add(self._unknown(known), first)
+        for step in history[1:]:
+            self.extend(step)
 
     @property
-    def history(self) -> list[dict[str, list[str]]]:
+    def history(self) -> list[Counted]:
         """What makes the same layout in another process."""
-        return [{route: list(workers) for route, workers in routes.items()} for routes in self._history]
+        return list(self._history)
 
     @property
     def size(self) -> int:
         """Cells that a block needs."""
         return self._parts[-1]
 
-    def extend(self, routes: Mapping[str, Sequence[str]]) -> None:
-        """Makes known what of `routes` and their workers was not. All processes must do so in the same order."""
-        new = self._unknown(routes)
-        if new:
+    def extend(self, step: Counted) -> None:
+        """Makes known what of it was not. All processes must do so in the same order."""
+        new = self._unknown(step)
+        if new.routes or new.replicas:
             allocator = _Allocator(self.size)
-            self.routes |= allocator.routes([name for name in new if name not in self.routes])
+            self.routes |= allocator.routes([name for name in new.routes if name not in self.routes])
             self._add(new, allocator)
 
-    def fits(self, routes: Mapping[str, Sequence[str]], room: int) -> bool:
-        """Whether a block of `room` cells would still do after `extend(routes)`."""
-        return MetricsLayout([*self._history, routes]).size <= room
+    def fits(self, step: Counted, room: int) -> bool:
+        """Whether a block of `room` cells would still do after `extend(step)`."""
+        return MetricsLayout([*self._history, step]).size <= room
 
     def copied(self, cells: memoryview) -> list[int]:
         """The block as it is, in the order in which it may be read while its shard goes on. `cells` may be larger."""
@@ -271,22 +316,38 @@ class MetricsLayout:
         workers = [cell for worker in self.workers.values() for cell in worker.gauges()]
         return [self.connections, self.tasks, self.sessions, *stages, *workers]
 
-    def _unknown(self, routes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """The routes that are not known, or not with all these workers, each with those that are new to it."""
-        new: dict[str, list[str]] = {}
-        for name, workers in routes.items():
+    def _unknown(self, step: Counted) -> Counted:
+        """The routes that are not known, or not with all these workers, each with those that are new to it; and the
+        replicas that are new to their workers. One that no route uses has none."""
+        routes: dict[str, list[str]] = {}
+        for name, workers in step.routes.items():
             route = self.routes.get(name)
-            added = [worker for worker in dict.fromkeys(workers) if route is None or worker not in route.answers]
-            if added or route is None:
-                new[name] = added
-        return new
+            added = _new(workers, () if route is None else route.answers)
+            if added or route is None or not self._parts:
+                routes[name] = added
+        used = {*self.workers, *(worker for workers in routes.values() for worker in workers)}
+        replicas: dict[str, list[str]] = {}
+        for name, names in step.replicas.items():
+            worker = self.workers.get(name)
+            added = _new(names, () if worker is None else worker.replicas) if name in used else []
+            if added:
+                replicas[name] = added
+        return Counted(routes, replicas)
 
-    def _add(self, routes: Mapping[str, Sequence[str]], allocator: _Allocator) -> None:
+    def _add(self, step: Counted, allocator: _Allocator) -> None:
         """A part whose routes have their cells: those of their answers and workers behind them."""
-        for name, workers in routes.items():
-            self.routes[name].answers.update({worker: allocator.answer() for worker in dict.fromkeys(workers)})
+        for name, workers in step.routes.items():
+            self.routes[name].answers.update({worker: allocator.answer() for worker in workers})
             for worker in workers:
                 if worker not in self.workers:
                     self.workers[worker] = allocator.worker(worker)
-        self._history.append({name: list(workers) for name, workers in routes.items()})
+        for name, names in step.replicas.items():
+            self.workers[name].replicas.update({replica: allocator.replica() for replica in names})
+        self._history.append(step)
         self._parts.append(-(-allocator.used // _CACHE_LINE) * _CACHE_LINE)
+
+
+def _new(names: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Each once."""
+    before = set(known)
+    return [name for name in dict.fromkeys(names) if name not in before]

@@ -26,11 +26,14 @@ from pipeline.observe.layout import (
     Cells,
     HistogramCells,
     MetricsLayout,
+    WorkerCells,
 )
+from pipeline.policy.pool import Pool
 
 _NANO = 1e9
 _LONGEST = 1e6  # seconds: an estimate may be endless, a cell holds 64 bits
 _MOST_TOKENS = 1 << 32  # of one answer: a backend may claim anything, a cell holds 64 bits
+_STATIC = "static_answer"
 _STEP_OF = {"passages": STEPS.index("fewer_passages"), "max_tokens": STEPS.index("shorter_answer")}
 
 
@@ -113,7 +116,10 @@ class ShardMetrics(Hooks):
                 cells[answer.prompt_tokens] += min(max(usage.prompt_tokens, 0), _MOST_TOKENS)
                 cells[answer.completion_tokens] += min(max(usage.completion_tokens, 0), _MOST_TOKENS)
         for entry in ticket.reduced:
-            cells[route.reduced + _STEP_OF[entry.partition("=")[0]]] += 1
+            if entry == _STATIC:
+                cells[route.static] += 1
+            else:
+                cells[route.reduced + _STEP_OF[entry.partition("=")[0]]] += 1
 
     def after_deltas(self, ticket: Ticket) -> None:
         self._cells[self._routes[ticket.route].answers[ticket.worker].deltas] += ticket.chunks - ticket.counted
@@ -142,10 +148,11 @@ class ShardMetrics(Hooks):
 class WorkerState(Protocol):
     """How a worker's calls are limited. `limit` may run at once and `inflight` do; `waiting` counts by class the
     requests that were admitted and have not started. `standing`: the queue has not been short for too long (CoDel).
-    `pushed_back` counts the worker's answers 429 and 503 since creation."""
+    `pushed_back` counts the worker's answers 429 and 503 since creation; `pool` has its replicas."""
 
     inflight: int
     pushed_back: int
+    pool: Pool | None
 
     @property
     def limit(self) -> int: ...
@@ -171,7 +178,8 @@ class ShardGauges:
     def __init__(self, layout: MetricsLayout, cells: Cells) -> None:
         self._layout = layout
         self._cells = cells
-        self._pushed_back: dict[str, int] = {}  # as their lanes last said, of the workers that there are
+        self._shown: set[str] = set()  # the workers that there are
+        self._last: dict[int, int] = {}  # what those who count said last, by the cell that follows it
 
     def stage(self, place: Place, statistics: QueueStatistics, active: int) -> None:
         cells, s = self._cells, self._layout.stages[place]
@@ -186,10 +194,13 @@ class ShardGauges:
         """All that there are; one that is no longer among them is shown as doing nothing."""
         for name, state in states.items():
             self.worker(name, state, now)
-        for name in [name for name in self._pushed_back if name not in states]:
-            del self._pushed_back[name]
-            for cell in self._layout.workers[name].gauges():
+        for name in self._shown.difference(states):
+            self._shown.remove(name)
+            cells = self._layout.workers[name]
+            for cell in cells.gauges():
                 self._cells[cell] = 0
+            for cell in cells.followed():
+                self._last.pop(cell, None)
 
     def worker(self, name: str, state: WorkerState, now: float) -> None:
         """A worker that no route uses has no cells: nothing is written."""
@@ -204,9 +215,37 @@ class ShardGauges:
         cells[w.estimated_wait] = _nanoseconds(state.estimated_wait(Priority.NORMAL, now))
         cells[w.allowed_wait] = _nanoseconds(state.allowed_wait)
         cells[w.standing] = int(state.standing)
-        last = self._pushed_back.get(name, 0)
-        self._pushed_back[name] = count = state.pushed_back
-        cells[w.pushed_back] += count - last if count >= last else count
+        self._shown.add(name)
+        self._follow(w.pushed_back, state.pushed_back)
+        if state.pool is not None:
+            self._pool(w, state.pool, now)
+
+    def _pool(self, w: WorkerCells, pool: Pool, now: float) -> None:
+        cells = self._cells
+        self._follow(w.retries, pool.retries)
+        self._follow(w.fallbacks, pool.fallbacks)
+        gone = dict(w.replicas)
+        for replica in pool.replicas:
+            r = gone.pop(replica.name, None)
+            if r is None:
+                continue
+            cells[r.state] = replica.breaker.state + 1
+            cells[r.healthy] = int(replica.healthy)
+            cells[r.inflight] = replica.inflight
+            cells[r.reopens] = _nanoseconds(replica.breaker.wait(now))
+            self._follow(r.calls, replica.calls)
+            self._follow(r.failures, replica.failures)
+        for r in gone.values():
+            for cell in r.gauges():
+                cells[cell] = 0
+            self._last.pop(r.calls, None)
+            self._last.pop(r.failures, None)
+
+    def _follow(self, cell: int, count: int) -> None:
+        """Adds what was counted since the last time. Who counts less than then has begun anew."""
+        last = self._last.get(cell, 0)
+        self._last[cell] = count
+        self._cells[cell] += count - last if count >= last else count
 
     def process(self, connections: int, lines_dropped: int) -> None:
         """`lines_dropped` counts those since the last call."""

@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from pipeline.core.outcomes import OUTCOME_OF, Outcome
 from pipeline.observe.books import endings, offered, unrouted
-from pipeline.observe.layout import CLASSES, MetricsLayout, RouteCells, StageCells, WorkerCells
+from pipeline.observe.layout import CLASSES, MetricsLayout, ReplicaCells, RouteCells, StageCells, WorkerCells
 from pipeline.observe.ledger import Reading
 
 Cells = list[int]
 _NANO = 1e9
+_STATES = ("closed", "half-open", "open")  # of circuits, as `pipeline.policy.breaker` numbers them
 
 
 class Counters(Protocol):
@@ -44,10 +45,27 @@ class StageOverview(StageFigures, frozen=True):
     shards: dict[int, StageFigures]
 
 
+class ReplicaFigures(Struct, frozen=True):
+    """`state` of the circuit is "closed", "half-open" or "open", and `healthy` whether the last look at it went well:
+    both as the shard says that thinks the worst of it. `calls` were made since the start, of which `failures` failed,
+    and `in_flight` are under way. `reopens_s` is how long it is until the first shard tries it again, 0 while any may
+    call it."""
+
+    name: str
+    state: str
+    healthy: bool
+    in_flight: int
+    calls: int
+    failures: int
+    reopens_s: float
+
+
 class WorkerFigures(Struct, frozen=True):
     """`in_flight` calls run, of at most `limit`; `waiting` are requests by class that were let in and whose call has
     not begun. `estimated_wait_s` is how long a newcomer of class normal would wait, `allowed_wait_s` how long it may,
-    0 for ever. `standing`: its queue has not been short for too long. `pushed_back` counts answers 429 and 503."""
+    0 for ever. `standing`: its queue has not been short for too long. `pushed_back` counts answers 429 and 503,
+    `retries` the calls that were made again, `fallbacks` the requests that came because another worker had failed.
+    `replicas` are those that there are."""
 
     limit: int
     in_flight: int
@@ -56,6 +74,9 @@ class WorkerFigures(Struct, frozen=True):
     allowed_wait_s: float
     standing: bool
     pushed_back: int
+    retries: int
+    fallbacks: int
+    replicas: list[ReplicaFigures]
 
 
 class RequestFigures(Struct, frozen=True):
@@ -133,6 +154,25 @@ def _worker(where: WorkerCells, reading: Reading) -> WorkerFigures:
         allowed_wait_s=min(cells[where.allowed_wait] for cells in reading.blocks) / _NANO,
         standing=any(cells[where.standing] for cells in reading.blocks),
         pushed_back=total[where.pushed_back],
+        retries=total[where.retries],
+        fallbacks=total[where.fallbacks],
+        replicas=[
+            _replica(name, replica, known, total)
+            for name, replica in where.replicas.items()
+            if (known := [cells for cells in reading.blocks if cells[replica.state]])
+        ],
+    )
+
+
+def _replica(name: str, where: ReplicaCells, blocks: Sequence[Cells], total: Cells) -> ReplicaFigures:
+    return ReplicaFigures(
+        name=name,
+        state=_STATES[max(cells[where.state] for cells in blocks) - 1],
+        healthy=all(cells[where.healthy] for cells in blocks),
+        in_flight=total[where.inflight],
+        calls=total[where.calls],
+        failures=total[where.failures],
+        reopens_s=min(cells[where.reopens] for cells in blocks) / _NANO,
     )
 
 

@@ -64,11 +64,12 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, t
     estimated_wait_ms: float | None = None
     allowed_wait_ms: float | None = None
     accepted_by: int | None = None
+    retries: int = 0
 
 
 # Their messages are ours: they quote neither a prompt nor a backend, which may quote one.
 _TELLING = frozenset(
-    [Reason.BACKEND_UNREACHABLE, Reason.BACKEND_RESET, Reason.BACKEND_CUT, Reason.BACKEND_STALLED, Reason.RETRIEVAL]
+    [Reason.BACKEND_UNREACHABLE, Reason.BACKEND_RESET, Reason.BACKEND_CUT, Reason.BACKEND_TIMEOUT, Reason.RETRIEVAL]
 )
 
 
@@ -108,6 +109,7 @@ def record_of(ticket: Ticket, process: str) -> RequestRecord:
         error.message if error is not None and ending.reason in _TELLING else None,
         *(_waits(error) if isinstance(error, Overloaded) else (None, None)),
         ticket.accepted_by,
+        ticket.retries,
     )
 
 

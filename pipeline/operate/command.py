@@ -10,7 +10,7 @@ from pipeline.operate import tables
 from pipeline.operate.asking import as_json, ask, change, decoded, print_json, reaching, show
 from pipeline.operate.client import Daemon, named
 from pipeline.operate.watch import watch as watching
-from pipeline.process.admin_types import DaemonStatus
+from pipeline.process.admin_types import DaemonStatus, WorkerStatus
 
 
 @click.command()
@@ -25,7 +25,8 @@ def status(ctx: click.Context, /, *, as_json: bool, watch: bool, **_: Any) -> No
         if as_json:
             return (await daemon.get("/status")).decode()
         stages = decoded(await daemon.get("/stages"), list[StageOverview])
-        return tables.status(decoded(await daemon.get("/status"), DaemonStatus), stages)
+        workers = decoded(await daemon.get("/workers"), list[WorkerStatus])
+        return tables.status(decoded(await daemon.get("/status"), DaemonStatus), stages, workers)
 
     async def forever(daemon: Daemon) -> None:
         await watching(lambda: once(daemon), lines=as_json)

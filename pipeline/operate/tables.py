@@ -11,24 +11,29 @@ from pipeline.operate.changes import Listed
 from pipeline.process.admin_types import Changed, DaemonStatus, ProcessStatus, RouteStatus, Share, WorkerStatus
 
 _COLOURS = {"ready": "green", "starting": "yellow", "stopping": "yellow", "down": "red", "given up": "bold red"}
+_CIRCUITS = {"closed": "green", "half-open": "yellow", "open": "red"}
 _NAME_CHARS = 34
 _SILENT_S = 1.0  # an event loop that has not turned for so long stands; its pulse comes ten times a second
 _FOREVER = 1e6  # seconds: as the counters say "without end"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
-def status(daemon: DaemonStatus, stages: Sequence[StageOverview]) -> RenderableType:
-    return Group(_headline(daemon), _requests(daemon.requests), "", _processes(daemon.processes), "", _stages(stages))
+def status(
+    daemon: DaemonStatus, stages: Sequence[StageOverview], workers: Sequence[WorkerStatus] = ()
+) -> RenderableType:
+    head = (_headline(daemon), _requests(daemon.requests))
+    return Group(*head, "", _processes(daemon.processes), "", _stages(stages), *_below(_replicas(workers)))
 
 
 def workers(found: Sequence[WorkerStatus]) -> RenderableType:
+    """The workers, and below them their replicas, where any has several or one that is not well."""
     table = _table("worker", "kind", *_right("calls", "waiting", "wait", "429/503"), "routes")
     names = [worker.name + (" (draining)" if worker.drain else "") for worker in found]
     _keep_whole(table, names)
     for name, worker in zip(names, found, strict=True):
         shown = Text(name, style="yellow" if worker.drain else "")
-        table.add_row(shown, worker.kind, *_figures(worker), _shares(worker.routes) or Text("none", style="dim"))
-    return table
+        table.add_row(shown, worker.kind, *_figures(worker), _used_by(worker) or Text("none", style="dim"))
+    return Group(table, *_below(_replicas(found)))
 
 
 def routes(found: Sequence[RouteStatus]) -> RenderableType:
@@ -124,6 +129,36 @@ def _figures(worker: WorkerStatus) -> tuple[str, str, str, Text]:
     wait = "endless" if figures.estimated_wait_s >= _FOREVER else f"{figures.estimated_wait_s:.2f} s"
     pushed = Text(f"{figures.pushed_back:,}", style="yellow" if figures.pushed_back else "")
     return f"{figures.in_flight:,} of {figures.limit:,}", f"{sum(figures.waiting.values()):,}", wait, pushed
+
+
+def _replicas(workers: Sequence[WorkerStatus]) -> Table | None:
+    found = [(worker.name, replica) for worker in workers if worker.figures for replica in worker.figures.replicas]
+    names = [name for name, _ in found]
+    if len(set(names)) == len(names) and all(replica.state == "closed" and replica.healthy for _, replica in found):
+        return None
+    table = _table("worker", "replica", "circuit", "last look", *_right("calls", "made", "failed", "next try"))
+    _keep_whole(table, names)
+    for name, replica in found:
+        table.add_row(
+            Text(name),
+            Text(replica.name),
+            Text(replica.state, style=_CIRCUITS.get(replica.state, "")),
+            Text("well", style="green") if replica.healthy else Text("failed", style="red"),
+            *(f"{number:,}" for number in (replica.in_flight, replica.calls)),
+            Text(f"{replica.failures:,}", style="yellow" if replica.failures else ""),
+            f"in {duration(replica.reopens_s)}" if replica.reopens_s else "",
+        )
+    return table
+
+
+def _below(table: Table | None) -> tuple[RenderableType, ...]:
+    return () if table is None else ("", table)
+
+
+def _used_by(worker: WorkerStatus) -> Text:
+    fallbacks = ", ".join(f"{route} (fallback)" for route in worker.fallback_of)
+    shown = _shares(worker.routes)
+    return shown.append((", " if shown and fallbacks else "") + fallbacks)
 
 
 def _outcomes(route: RouteStatus) -> list[str]:

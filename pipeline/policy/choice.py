@@ -8,7 +8,7 @@ such values is a worker's with a probability of its share of all weights. A chan
 values: so a session changes its worker only to one whose weight has grown, or from one whose weight has fallen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import inf, log
 
@@ -50,3 +50,16 @@ def by_chance(chance: float, weights: Mapping[str, float]) -> str:
 @lru_cache(maxsize=_SEEDS_KEPT)
 def _seed(worker: str) -> int:
     return xxh3_64_intdigest(f"worker {worker}".encode())
+
+
+def scores(session: str, seeds: Sequence[int]) -> list[int]:
+    """How much each replica of a pool is a session's own, from 0 to below 2**64: it prefers the one with the most, then
+    the next. `seeds` are the replicas' own; a replica that comes or goes moves only its own sessions."""
+    name = session.encode()
+    return [xxh3_64_intdigest(name, seed) for seed in seeds]
+
+
+def replica_seed(name: str) -> int:
+    """What `scores` takes for a replica: another one than a shard or a worker of that name has, so that which replica a
+    session prefers says nothing of the shard that owns it."""
+    return xxh3_64_intdigest(f"replica {name}".encode())

@@ -1,10 +1,12 @@
 """One worker's lane: its places, its queue, and what is known of its pace. Decides who is let in, and who goes next."""
 
 import enum
+import sys
 from collections.abc import Iterable
 from math import exp, inf
 from typing import Generic, NamedTuple, TypeVar
 
+from pipeline.core.access import Caller
 from pipeline.core.outcomes import Priority, Reason
 from pipeline.policy.admission import (
     RETRY_AFTER_MAX,
@@ -20,12 +22,14 @@ from pipeline.policy.concurrency import ConcurrencyLimit
 from pipeline.policy.fair import FairQueue, Flow
 from pipeline.policy.leases_limit import LeasedLimit
 from pipeline.policy.limits import Bucket
+from pipeline.policy.pool import Pool
 from pipeline.policy.typical import Typical
 from workers.base import Parameters
 
 T = TypeVar("T")
 
 _NOBODY = [0] * len(Priority)
+_EVERYTHING = "-"  # the one caller, where callers are not told apart
 TOLERANCE = 0.1  # seconds that a request may wait beyond its budget: what was estimated at the door was an estimate
 UNKNOWN_DRAIN = 5.0  # seconds, while no call has ended yet
 _QUICK = 0.02  # seconds of a call: what takes longer is worth the microseconds
@@ -93,6 +97,8 @@ class Lane(Generic[T]):
         self.inflight = 0
         self.unanswered = 0  # of them, those without a first delta
         self.pushed_back = 0  # answers 429 and 503
+        self.pool: Pool | None = None  # the replicas behind it
+        self.ceiling = sys.maxsize  # calls at once that these have room for, at least one
         self.changes = 0  # of what is waiting and running: while it stays, a decision stays
         self._started = [0] * len(Priority)  # requests whose call has begun, until they end
         self._codel = [CoDel(inf) for _ in Priority]
@@ -132,13 +138,31 @@ class Lane(Generic[T]):
 
     @property
     def limit(self) -> int:
-        return self.limiter.limit
+        """Calls at once: what the worker may be asked, and what its replicas have room for now."""
+        limit, ceiling = self.limiter.limit, self.ceiling
+        return min(limit, ceiling)
+
+    def share(self, priority: Priority) -> float:
+        """Of the limit, in calls at once, that this class can count on."""
+        limiter = self.limiter
+        share = limiter.shares[priority]
+        return share if limiter.limit <= self.ceiling else share * self.ceiling / limiter.limit
+
+    def reopens(self, now: float) -> float:
+        """Seconds until any replica may be called; 0.0: now."""
+        return 0.0 if self.pool is None else self.pool.wait(now)
+
+    def refit(self, now: float) -> None:
+        """The replicas' room has changed, or may have with time. While none may be called, what waits is let through,
+        to be told so at once."""
+        if self.pool is not None:
+            self.ceiling = self.pool.capacity(now) or sys.maxsize
 
     @property
     def rate(self) -> float:
         """Requests a second that the worker takes from here, 0.0 while unknown."""
         hold = self.typical.hold
-        return self.limiter.shares[Priority.NORMAL] / hold if hold else 0.0
+        return self.share(Priority.NORMAL) / hold if hold else 0.0
 
     @property
     def running(self) -> list[float]:
@@ -156,8 +180,7 @@ class Lane(Generic[T]):
         ahead = 0
         for waiting in self.waiting[: priority + 1]:
             ahead += waiting
-        limiter = self.limiter
-        wait = estimated_wait(ahead, limiter.limit, self.inflight, self.typical.hold, limiter.shares[priority])
+        wait = estimated_wait(ahead, self.limit, self.inflight, self.typical.hold, self.share(priority))
         if self._requests is not None:
             wait = max(wait, self._requests.until(ahead + 1, now))
         if self._tokens is not None:
@@ -168,7 +191,7 @@ class Lane(Generic[T]):
         """Seconds that a request may wait, before CoDel and its deadline are looked at."""
         if not self.rules.wait_budget:
             return inf
-        return wait_budget(configured, self.limiter.shares[priority], self.typical.hold)
+        return wait_budget(configured, self.share(priority), self.typical.hold)
 
     def patience(self, configured: float | None, priority: Priority = Priority.NORMAL) -> float:
         """Seconds after which a request that was let in is not to be served any more. Where shards take turns with a
@@ -184,7 +207,7 @@ class Lane(Generic[T]):
     @property
     def idle(self) -> bool:
         """Whether there is a free place and nobody before a newcomer: nothing needs to be decided."""
-        return self._unmetered and self.inflight < self.limiter.limit and self.waiting == _NOBODY
+        return self._unmetered and self.inflight < self.limit and self.waiting == _NOBODY
 
     @property
     def allowed_wait(self) -> float:
@@ -194,6 +217,12 @@ class Lane(Generic[T]):
         return allowed if allowed < inf else 0.0
 
     # The door.
+
+    def asker(self, caller: Caller, priority: Priority, session: str | None) -> Asker:
+        """Who asks, as far as callers are told apart here."""
+        if not self.rules.fair:
+            return Asker(Priority.NORMAL, _EVERYTHING, 1.0, "")
+        return Asker(priority, caller.name, caller.weight, session)
 
     def decide(
         self,
@@ -238,7 +267,7 @@ class Lane(Generic[T]):
 
     def admit(self, asker: Asker) -> Flow[T]:
         codel = self._codel[asker.priority]
-        if self.inflight < self.limiter.limit and (
+        if self.inflight < self.limit and (
             self.waiting == _NOBODY or not any(self.waiting[: asker.priority + 1])
         ):
             codel.emptied()
@@ -260,7 +289,7 @@ class Lane(Generic[T]):
 
     def room(self, now: float) -> int:
         """How many calls may start now."""
-        room = self.limiter.limit - self.inflight
+        room = self.limit - self.inflight
         if room > 0 and self._requests is not None:
             room = min(room, _whole(self._requests.level(now)))
         if room > 0 and self._tokens is not None:
@@ -360,6 +389,7 @@ class Lane(Generic[T]):
         if running:
             self.typical.overdue(sum(running) / len(running))
         self.limiter.tick(self.inflight, unanswered, now)
+        self.refit(now)
 
     def _allowance(
         self, priority: Priority, configured: float | None, deadline: float, answer: int | None
@@ -385,7 +415,7 @@ class Lane(Generic[T]):
         return Decision(Verdict.REFUSE, wait, limit.seconds, reason)
 
     def _target(self, budget: float, priority: Priority) -> float:
-        return standing_target(budget, self.limiter.shares[priority], self.typical.hold) if budget < inf else inf
+        return standing_target(budget, self.share(priority), self.typical.hold) if budget < inf else inf
 
     def _refusals(self, now: float) -> float:
         since = now - self._refused_at

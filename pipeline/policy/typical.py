@@ -70,6 +70,11 @@ class Typical:
         if self.hold < ages_mean < inf and ages_mean - self._heard >= self._usual:
             self.hold = ages_mean
 
+    @property
+    def first(self) -> float:
+        """Seconds until the first delta, on the low side; 0.0 while unknown."""
+        return self._first.value
+
     def answer(self, max_tokens: int | None) -> float:
         """Seconds that an answer with this limit takes at least, as a rule; 0.0 while unknown.
 

@@ -16,6 +16,7 @@ from pipeline.process.admin_changes import Changes
 from pipeline.process.admin_errors import BadCall, Conflict, NotThere
 from pipeline.process.admin_http import Answer, Call, Endpoint, flag, no_body, no_query, table_in
 from pipeline.process.admin_types import Changed, Done
+from pipeline.process.admin_usage import usage
 from pipeline.process.admin_views import Views
 from pipeline.process.control import Control
 
@@ -39,6 +40,7 @@ class Admin:
             ("GET", "/shards"): self._shards,
             ("GET", "/stages"): self._stages,
             ("GET", "/config"): self._config,
+            ("GET", "/usage"): self._usage,
             ("GET", "/workers"): self._workers,
             ("GET", "/workers/{name}"): self._worker,
             ("PUT", "/workers/{name}"): self._put_worker,
@@ -74,6 +76,9 @@ class Admin:
     async def _config(self, call: Call) -> Answer:
         no_query(call)
         return await asyncio.to_thread(self._views.config)  # a large one has a million keys
+
+    async def _usage(self, call: Call) -> Answer:
+        return usage(call, self._control.usage(), self._views.status().uptime_s)
 
     async def _workers(self, call: Call) -> Answer:
         no_query(call)

@@ -54,7 +54,8 @@ class Share(Struct, frozen=True):
 
 class WorkerStatus(Struct, frozen=True):
     """`settings` is its table of the configuration; values of headers are hidden, secrets are references. `figures` is
-    None for a worker that no route has used yet."""
+    None for a worker that no route has used yet. `fallback_of` are the routes that come to it when others have
+    failed."""
 
     name: str
     kind: str
@@ -62,6 +63,7 @@ class WorkerStatus(Struct, frozen=True):
     routes: list[Share]
     settings: dict[str, Any]
     figures: WorkerFigures | None
+    fallback_of: list[str] = []
 
 
 class RouteStatus(Struct, frozen=True):
@@ -71,6 +73,36 @@ class RouteStatus(Struct, frozen=True):
     workers: list[Share]
     settings: dict[str, Any]
     figures: RequestFigures | None
+
+
+class UsageFigures(Struct, frozen=True):
+    """See `pipeline.observe.usage.Counts`."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    estimated_requests: int
+    estimated_tokens: int
+
+
+class UsageRow(Struct, frozen=True, omit_defaults=True):
+    """What was used by the holders of this key ("-": without one) by this route of this worker, each as far as it was
+    asked for; "(other)" are those that found no place in the table."""
+
+    figures: UsageFigures
+    key: str | None = None
+    route: str | None = None
+    worker: str | None = None
+
+
+class UsageStatus(Struct, frozen=True):
+    """Since the daemon's start, `uptime_s` ago; what shards have used within the last second may be missing."""
+
+    uptime_s: float
+    rows: list[UsageRow]
+    total: UsageFigures
 
 
 class Changed(Struct, frozen=True):

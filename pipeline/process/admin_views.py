@@ -66,7 +66,8 @@ class Views:
 def _worker(worker: AnyWorker, config: Config, figures: dict[str, WorkerFigures]) -> WorkerStatus:
     routes = [Share(route.name, share.weight) for route in config.routes for share in _of(route, worker.name)]
     kind = str(worker.__struct_config__.tag)
-    return WorkerStatus(worker.name, kind, worker.drain, routes, shown(worker), figures.get(worker.name))
+    fallback_of = [route.name for route in config.routes if worker.name in route.fallback]
+    return WorkerStatus(worker.name, kind, worker.drain, routes, shown(worker), figures.get(worker.name), fallback_of)
 
 
 def _of(route: RouteSection, worker: str) -> Iterable[Any]:

@@ -15,13 +15,16 @@ import uvloop
 
 from config.errors import ConfigError
 from config.load import decode
-from config.schema import Config
+from config.schema import Config, LlamaCppWorker
+from pipeline.observe.layout import Counted
 from pipeline.observe.logs import Logs
 from pipeline.process.counters import SharedMemory, Slot
+from pipeline.process.errors import StartError
 from pipeline.process.handout import read
 from pipeline.process.link import ChildLink, Failed, Link, Message, Ready, Refused, Retire, SetLevel
 
 PULSE = 0.1  # seconds between two beats
+_STDERR = 2
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _FOR_THE_SUPERVISOR = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)  # which tells us
 
@@ -34,7 +37,8 @@ class Inheritance(msgspec.Struct, frozen=True):
     `seat` is its place on the board. `config` holds a `Handout`: the configuration, so that all processes run the same
     one whatever becomes of the file that it was read from, and the `layout`'s history, which is here from when the
     child has read it; `edition` is its number. `lock` is held open and not used: the data folder is taken until all
-    have ended. `listener`, `shard` and `seat` are -1 for the knowledge process.
+    have ended. `listener`, `shard` and `seat` are -1 for the knowledge process, and for the one of a `worker`'s model,
+    which has a board of its own.
     """
 
     name: str
@@ -47,7 +51,8 @@ class Inheritance(msgspec.Struct, frozen=True):
     listener: int
     seat: int = -1
     edition: int = 0
-    layout: list[dict[str, list[str]]] = []
+    layout: list[Counted] = []
+    worker: LlamaCppWorker | None = None
 
 
 class Child:
@@ -130,7 +135,7 @@ def run(main: Callable[[Child], Awaitable[None]]) -> NoReturn:
     config = decode(handout.config)
     if config.server.pin_cores and inheritance.shard >= 0:
         pin(inheritance.shard)
-    logs = Logs(config.logging, inheritance.name)
+    logs = Logs(config.logging, inheritance.name, os.dup(_STDERR))  # a child may need that for what others write
     memory = SharedMemory.attach(inheritance.memory)
     child = Child(msgspec.structs.replace(inheritance, layout=handout.layout), config, logs, memory)
     status = 1
@@ -140,6 +145,9 @@ def run(main: Callable[[Child], Awaitable[None]]) -> NoReturn:
     except ConfigError as error:
         logs.log.error("configuration_refused", problems=[f"{p.path}: {p.found}" for p in error.problems])  # noqa: TRY400 - the problems say it
         link.send(Refused(list(error.problems)))
+    except StartError as error:
+        logs.log.error("process_failed", because=str(error))  # noqa: TRY400 - the message says it
+        link.send(Failed(str(error)))
     except Exception as error:  # whatever it was, the log and the supervisor get to know
         logs.log.exception("process_failed")
         if not child.is_ready:

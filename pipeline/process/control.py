@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import msgspec
 
 from config.schema import Config
+from pipeline.observe.usage import UsageTable
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -38,6 +39,10 @@ class Control(Protocol):
         ...
 
     def metrics(self) -> bytes: ...
+
+    def usage(self) -> UsageTable:
+        """Since the start, by key, route and worker."""
+        ...
 
     def status(self) -> Any:
         """A `pipeline.process.desk.DaemonStatus`."""

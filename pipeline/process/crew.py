@@ -1,16 +1,17 @@
-"""The supervisor's children: a keeper for each shard, one for the knowledge process, and what their coming and going
-means for the board, the counters and the limits that shards share."""
+"""The supervisor's children: a keeper for each shard, one for the knowledge process, one for each model, and what their
+coming and going means for the board, the counters and the limits that shards share."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 from msgspec import structs
 
 from config.schema import Config
-from pipeline.observe.layout import MetricsLayout
+from pipeline.observe.layout import Counted, MetricsLayout
 from pipeline.observe.ledger import Ledger, Living
 from pipeline.process import demand
 from pipeline.process.child import Inheritance
@@ -19,6 +20,7 @@ from pipeline.process.counters import SharedMemory, State
 from pipeline.process.handout import HandoutFile
 from pipeline.process.keeper import Keeper, Limits
 from pipeline.process.link import Message, SetLevel
+from pipeline.process.models import Models
 from pipeline.process.process import Process
 from pipeline.process.seats import OneSeat, ShardSeats
 
@@ -60,11 +62,12 @@ class Crew:
         self._given = given
         self._listener = listener
         self.handout = handout
+        self.models = Models(given, handout, GRACE, lambda: self.level)
         self._replacing = asyncio.Lock()
 
     @property
     def keepers(self) -> list[Keeper]:
-        return [*self.shards, *self.knowledge]
+        return [*self.shards, *self.knowledge, *self.models.keepers]
 
     @property
     def processes(self) -> list[Process]:
@@ -77,7 +80,9 @@ class Crew:
         return [process for keeper in self.shards for process in keeper.processes if process.ready]
 
     def start(self, config: Config) -> None:
-        """All at once: a shard that is up before the knowledge process does no harm."""
+        """All at once: a shard that is up before the knowledge process or a model does no harm."""
+        self.models.sweep(Path(config.server.data_dir))
+        self.models.follow(config)
         limits = Limits(config.server.start_timeout_ms / 1000, config.server.restart_limit)
         if demand.wants_knowledge(config):
             born = partial(self._born, "knowledge", -1, -1)
@@ -87,23 +92,25 @@ class Crew:
             born = partial(self._born, f"shard {shard}", shard, self._listener)
             self.shards.append(Keeper(_SHARD, born, seats, limits, self))
 
-    def renew(self, config: Config, counted: Mapping[str, Sequence[str]]) -> None:
+    def renew(self, config: Config, counted: Counted) -> None:
         """Who is born from now on gets this configuration, and what it counts has its cells. Raises OSError."""
         self.handout.renew(config, [*self.layout.history, counted])
         self.layout.extend(counted)
+        self.models.follow(config)
 
     async def started(self) -> None:
-        """All of them."""
-        for keeper in self.keepers:
+        """All of them but the models, which may take minutes."""
+        for keeper in [*self.shards, *self.knowledge]:
             await keeper.started.wait()
 
     async def stop(self, limit: float) -> None:
-        """Shards first, as they need the knowledge process for what they finish within `limit` seconds."""
+        """Shards first, as they need the others for what they finish within `limit` seconds."""
         await asyncio.gather(*(keeper.stop(limit + GRACE) for keeper in self.shards))
-        await asyncio.gather(*(keeper.stop(GRACE) for keeper in self.knowledge))
+        await asyncio.gather(self.models.stop(GRACE), *(keeper.stop(GRACE) for keeper in self.knowledge))
 
     async def end(self) -> None:
         """Leaves nothing behind."""
+        await self.models.end()
         await asyncio.gather(*(keeper.kill() for keeper in self.keepers))
         await asyncio.gather(*(keeper.task for keeper in self.keepers), return_exceptions=True)
 

@@ -3,10 +3,11 @@
 import os
 
 from config.schema import Config, ServerSection
-from pipeline.observe.layout import MetricsLayout
+from pipeline.observe.layout import Counted, MetricsLayout
 
-# For routes and workers that come later. A route takes some 240 cells, with 20 more for each of its workers, and a
-# worker 25: this is enough for 2,000 routes with ten workers each. Memory that is not used is not had.
+# For routes, workers and replicas that come later. A route takes some 240 cells, with 20 more for each of its workers,
+# a worker 30, and a replica 6: this is enough for 2,000 routes with ten workers each. Memory that is not used is not
+# had.
 _SPARE_CELLS = 1 << 20
 
 
@@ -15,9 +16,12 @@ def shards(server: ServerSection) -> int:
     return len(os.sched_getaffinity(0)) if server.shards == "auto" else server.shards
 
 
-def counted(config: Config) -> dict[str, list[str]]:
-    """The routes that are counted, each with its workers: a step in the history of a `MetricsLayout`."""
-    return {route.name: [share.worker for share in route.shares] for route in config.routes}
+def counted(config: Config) -> Counted:
+    """The routes that are counted, each with whoever may come to serve it, and these workers' replicas: a step in the
+    history of a `MetricsLayout`."""
+    routes = {route.name: route.all_workers for route in config.routes}
+    used = {worker for workers in routes.values() for worker in workers}
+    return Counted(routes, {worker.name: worker.replica_names for worker in config.workers if worker.name in used})
 
 
 def layout(config: Config) -> MetricsLayout:

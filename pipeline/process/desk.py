@@ -33,6 +33,9 @@ class Credentials(NamedTuple):
     token: str | None
     certificate: ssl.SSLContext | None
 
+    def __repr__(self) -> str:
+        return f"Credentials(token={'none' if self.token is None else 'not shown'})"
+
 
 class Desk:
     """`path` is the Unix socket's, `control` and `counters` are the supervisor's. `address` is where the TCP listener

@@ -1,22 +1,21 @@
 """The configuration in force, as children read it when they are born, and how the counters were laid out so far."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
 
 from config.load import encode
 from config.schema import Config
-
-History = Sequence[Mapping[str, Sequence[str]]]
+from pipeline.observe.layout import Counted
 
 
 class Handout(msgspec.Struct, frozen=True):
     """`config` as `config.load.encode` makes it; `layout` is the history that a `MetricsLayout` is made from."""
 
     config: bytes
-    layout: list[dict[str, list[str]]]
+    layout: list[Counted]
 
 
 class HandoutFile:
@@ -27,10 +26,9 @@ class HandoutFile:
         self.descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self.edition = -1
 
-    def renew(self, config: Config, layout: History) -> None:
+    def renew(self, config: Config, layout: Sequence[Counted]) -> None:
         """From now on children are born with this. `config` names no files but holds what they say. Raises OSError."""
-        history = [{route: list(workers) for route, workers in step.items()} for step in layout]
-        data = msgspec.msgpack.encode(Handout(encode(config), history))
+        data = msgspec.msgpack.encode(Handout(encode(config), list(layout)))
         descriptor = os.memfd_create("headgate-config", os.MFD_CLOEXEC)
         try:
             with open(descriptor, "wb", closefd=False) as file:
@@ -45,7 +43,7 @@ class HandoutFile:
 
 
 @contextmanager
-def handout(config: Config, layout: History) -> Iterator[HandoutFile]:
+def handout(config: Config, layout: Sequence[Counted]) -> Iterator[HandoutFile]:
     file = HandoutFile()
     try:
         file.renew(config, layout)

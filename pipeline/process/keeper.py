@@ -52,11 +52,19 @@ class Keeper:
 
     `born` gives what a process inherits that is born now. `started` is set when one is ready for the first time.
     `restarts` counts those that were born because another had died; `reason` is what the last one died of. `task` ends
-    when the keeper was told to stop, or with StartError or ConfigError when no process was ever ready.
+    when the keeper was told to stop, or with StartError or ConfigError when no process was ever ready; not where the
+    daemon does without it (`vital` false), then it is given up like one that was.
     """
 
     def __init__(
-        self, module: str, born: Callable[[], Inheritance], seats: Seats, limits: Limits, household: Household
+        self,
+        module: str,
+        born: Callable[[], Inheritance],
+        seats: Seats,
+        limits: Limits,
+        household: Household,
+        *,
+        vital: bool = True,
     ) -> None:
         given = born()
         self.name = given.name
@@ -70,6 +78,7 @@ class Keeper:
         self._born = born
         self._seats = seats
         self._household = household
+        self._vital = vital
         self._backoff = Backoff()
         self._current: Process | None = None  # the one that does the work
         self._lives: dict[Process, asyncio.Task[None]] = {}
@@ -239,7 +248,7 @@ class Keeper:
 
     def _believe(self, message: Message | None) -> None:
         """What a process says that never worked would be said by the next one too."""
-        if self.started.is_set():
+        if self.started.is_set() or not self._vital:
             return
         match message:
             case Refused(problems):
@@ -249,7 +258,7 @@ class Keeper:
 
     def _judge(self) -> None:
         deaths = self._backoff.deaths
-        if self.started.is_set():
+        if self.started.is_set() or not self._vital:
             if deaths >= self.limits.deaths and self._current is None:
                 log.error("process_given_up", name=self.name, deaths=deaths, because=self.reason)
                 self._turn(State.GIVEN_UP)

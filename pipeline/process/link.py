@@ -13,6 +13,8 @@ from typing import Any, cast
 import msgspec
 
 from config.errors import Problem
+from pipeline.observe.layout import Counted
+from pipeline.observe.usage import Counts, Who
 from pipeline.policy.leases_limit import PushBack, Sample
 
 LONGEST = 1 << 28  # bytes of a payload; a configuration of 100,000 keys has 20 MB
@@ -95,6 +97,12 @@ class Report(_Message, frozen=True, tag="report"):
     accounts: dict[str, AccountReport]
 
 
+class UsageReport(_Message, frozen=True, tag="usage"):
+    """What requests have used here since the last report."""
+
+    rows: list[tuple[Who, Counts]]
+
+
 # From the supervisor to a child.
 
 
@@ -135,7 +143,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
 
     number: int
     config: bytes
-    layout: list[dict[str, list[str]]] = []
+    layout: list[Counted] = []
 
 
 class Commit(_Message, frozen=True, tag="commit"):
@@ -161,7 +169,19 @@ class SetLevel(_Message, frozen=True, tag="level"):
 
 
 Message = (
-    Ready | Failed | Refused | Prepared | Committed | Report | Grant | Prepare | Commit | Abort | Retire | SetLevel
+    Ready
+    | Failed
+    | Refused
+    | Prepared
+    | Committed
+    | Report
+    | UsageReport
+    | Grant
+    | Prepare
+    | Commit
+    | Abort
+    | Retire
+    | SetLevel
 )
 _decoder = msgspec.msgpack.Decoder(Message)
 _encoder = msgspec.msgpack.Encoder()

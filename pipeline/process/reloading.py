@@ -15,6 +15,7 @@ import structlog
 from config.errors import ConfigError, Problem, in_lines
 from config.reload import Difference, merged
 from config.schema import Config
+from pipeline.observe.layout import Counted
 from pipeline.process import demand
 from pipeline.process.control import Applied, Change, ReloadFailed
 from pipeline.process.link import Abort, Commit, Committed, Message, Prepare, Prepared
@@ -52,7 +53,7 @@ class House(Protocol):
         ...
 
     @property
-    def layout(self) -> list[dict[str, list[str]]]:
+    def layout(self) -> list[Counted]:
         """How the counters' layout grew, up to the configuration in force: the history of a `MetricsLayout`."""
         ...
 

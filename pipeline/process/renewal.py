@@ -11,7 +11,7 @@ from config.errors import ConfigError, Problem
 from config.load import decode
 from config.schema import Config
 from pipeline.edge.app import EdgeServer
-from pipeline.observe.layout import MetricsLayout
+from pipeline.observe.layout import Counted, MetricsLayout
 from pipeline.process import demand
 from pipeline.process.link import Abort, Commit, Committed, Message, Prepare, Prepared
 from pipeline.process.tls import Tls, pair_of
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 class _Ready(NamedTuple):
     number: int
     config: Config
-    layout: list[dict[str, list[str]]]
+    layout: list[Counted]
     pipeline: Renewed
     certificate: ssl.SSLContext | None
 

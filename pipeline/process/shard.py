@@ -13,6 +13,7 @@ from pipeline.edge.app import EdgeServer
 from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.metrics import ShardGauges, ShardMetrics
 from pipeline.observe.observers import Observers
+from pipeline.observe.usage import UsageObserver, UsageTable
 from pipeline.policy.leases import Leases
 from pipeline.process import demand
 from pipeline.process.child import Child, run
@@ -26,6 +27,7 @@ from pipeline.process.retiring import retire
 from pipeline.process.teller import Teller
 from pipeline.process.ticker import Ticker
 from pipeline.process.tls import Tls, pair_of
+from pipeline.process.usage import UsageTeller
 from pipeline.process.watchdog import Watchdog
 from pipeline.wiring import Pipeline, build
 
@@ -76,11 +78,14 @@ class Shard:
         self._layout = MetricsLayout(given.layout)
         cells = memory.blocks[given.seat]
         logs = child.logs
+        used = UsageTable()
+        self.usage = UsageTeller(used, child.send)
+        usage = UsageObserver(used)
         self.gauges = ShardGauges(self._layout, cells)
         self.observers = Observers(
-            ShardMetrics(self._layout, cells), logs.hooks(), asyncio.get_running_loop().call_later
+            ShardMetrics(self._layout, cells), [usage, *logs.hooks()], asyncio.get_running_loop().call_later
         )
-        logs.on_level = lambda: self.observers.use(logs.hooks())
+        logs.on_level = lambda: self.observers.use([usage, *logs.hooks()])
         self.relay = Relay(given.shard, given.seat, memory, self._folder)
         essential = demand.depends_on_knowledge(config)
         self.operations = ShardOperations(memory, self._folder / SOCKET_NAME, essential=essential)
@@ -89,7 +94,7 @@ class Shard:
     async def build(self, leases: Leases | None) -> None:
         """Raises ConfigError."""
         child, config = self._child, self._child.config
-        self.pipeline = await build(config, hooks=self.observers, allotter=leases)
+        self.pipeline = await build(config, hooks=self.observers, allotter=leases, shards=child.memory.shards)
         pair = pair_of(config.server)
         self._tls = None if pair is None else Tls(pair)
         self.edge = EdgeServer(
@@ -107,6 +112,8 @@ class Shard:
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Serves from now on; what ends it is put on the stack, in the reverse order."""
+        stack.callback(self.usage.tell)  # what the observers have seen in the end too
+        stack.callback(asyncio.create_task(self.usage.run()).cancel)
         stack.callback(self.observers.flush)
         stack.push_async_callback(self.operations.aclose)
         stack.push_async_callback(self.pipeline.aclose)

@@ -19,6 +19,7 @@ from config.load import Loaded, load
 from config.schema import Config
 from pipeline.observe.exposition import Exposition
 from pipeline.observe.logs import Logs
+from pipeline.observe.usage import UsageTable
 from pipeline.process import demand, pulses, standing, watching
 from pipeline.process.admin_types import DaemonStatus
 from pipeline.process.child import Inheritance
@@ -35,6 +36,7 @@ from pipeline.process.reloading import Reloader
 from pipeline.process.sweep import Sweep
 from pipeline.process.takeover import Takeover
 from pipeline.process.tls import warn_of_validity
+from pipeline.process.usage import UsageBooks
 from pipeline.process.version import Version
 
 log = structlog.get_logger()
@@ -94,7 +96,10 @@ class Supervisor:
         self._force = asyncio.Event()
         self._routines: set[asyncio.Task[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._exposition = Exposition(crew.ledger, lambda: standing.facts(crew, self._started), self._version)
+        self._usage = UsageBooks()
+        crew.follow(self._usage)
+        facts = partial(standing.facts, crew, self._started)
+        self._exposition = Exposition(crew.ledger, facts, self._version, usage=self._usage.table)
         self._desk = Desk(Path(running.whole.server.data_dir) / SOCKET_NAME, self, crew.ledger)
         takeover = Takeover(crew, self._desk, self._adopted, self._reread)
         self._file = file
@@ -143,6 +148,9 @@ class Supervisor:
     def metrics(self) -> bytes:
         return self._exposition.render()
 
+    def usage(self) -> UsageTable:
+        return self._usage.table
+
     def status(self) -> DaemonStatus:
         return DaemonStatus(
             self._version,
@@ -182,9 +190,11 @@ class Supervisor:
             self._lender.configure(config)
 
     def _reread(self) -> None:
-        """What the file says is in force, also where it says nothing new: a level that operators have set goes."""
+        """What the file says is in force, also where it says nothing new: a level that operators have set goes, and
+        models that were given up are tried again."""
         if self._logs.level != self.config.logging.level:
             self.set_level(self.config.logging.level)
+        self.crew.models.revive()
 
     def _obey_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 from config.errors import ConfigError, Problem
 from config.schema import Config
+from pipeline.observe.layout import Counted
 from pipeline.process import demand
 from pipeline.process.crew import Crew
 from pipeline.process.desk import Credentials, Desk
 
 
 class Prepared(NamedTuple):
-    counted: dict[str, list[str]]
+    counted: Counted
     credentials: Credentials
 
 
@@ -31,7 +32,7 @@ class Takeover:
         return self._crew.handout.edition
 
     @property
-    def layout(self) -> list[dict[str, list[str]]]:
+    def layout(self) -> list[Counted]:
         """How the counters' layout grew so far."""
         return self._crew.layout.history
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from config.load import encode
 from config.reload import Difference, differences, other_contents
-from config.schema import Config, OpenAIWorker
-from config.secrets import FILE, resolve
+from config.schema import Config
+from config.secrets import FILE, resolve, worker_references
 from pipeline.process.tls import carried
 
 
@@ -48,8 +48,8 @@ def _fingerprints(config: Config) -> dict[str, tuple[str, bytes]]:
     """Collections' secrets are not among them: those are the knowledge process's, and need a restart."""
     sections: list[tuple[str, str, str | None]] = [("admin.token", "admin.token", config.admin.token)]
     for position, worker in enumerate(config.workers):
-        if isinstance(worker, OpenAIWorker):
-            sections.append((f"workers[{worker.name}].api_key", f"workers[{position}].api_key", worker.api_key))
+        for path, reference in worker_references(worker, position):
+            sections.append((path.replace(f"[{position}]", f"[{worker.name}]", 1), path, reference))
     return {
         name: (reference, sha256(resolve(reference, path=path).encode()).digest())
         for name, path, reference in sections

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from config.files import Stamp, stamp
 from config.load import Loaded
-from config.schema import Config
+from config.schema import WORKER_FILES, Config
 from config.secrets import FILE
 
 INTERVAL_S = 0.5
@@ -51,6 +51,7 @@ def files_of(path: Path, config: Config) -> list[Path]:
     sections = (config.server, config.admin)
     names = [name for section in sections for name in (section.tls_certificate, section.tls_key) if name is not None]
     names += [route.template_file for route in config.routes if route.template_file is not None]
+    names += [name for worker in config.workers for key in WORKER_FILES if (name := getattr(worker, key, None))]
     references = [config.admin.token, *(getattr(worker, "api_key", None) for worker in config.workers)]
     names += [reference.removeprefix(FILE) for reference in references if reference and reference.startswith(FILE)]
     return [path, *map(Path, dict.fromkeys(names))]

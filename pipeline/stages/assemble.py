@@ -1,43 +1,50 @@
 """Assemble: messages and passages become the prompt, within the model's token budget."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from math import ceil
+from typing import Any, TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
 from pipeline.core.errors import ContextLength
-from pipeline.core.messages import AssembleOutput, Cut, PromptRequest, RagOutput
+from pipeline.core.messages import AssembleOutput, Cut, RagOutput
 from pipeline.core.outcomes import Place
 from pipeline.core.queue import StageQueue
-from pipeline.policy.budget import fit
 from pipeline.stages.base import Clock, Stage
-from pipeline.stages.template import PromptTemplate
-from workers.base import ChatMessage
+from pipeline.stages.prompt import (
+    NO_CUT,
+    Counter,
+    Estimate,
+    PromptPlan,
+    assemble,
+    learn,
+    room,
+    split_turns,
+    too_long,
+)
+from workers.base import EmbeddingRequest, GenerationRequest
+
+__all__ = ["AssembleStage", "Counter", "Estimate", "PromptPlan", "assemble", "learn", "split_turns"]
 
 INLINE_CHARS = 64 * 1024  # longer prompts are assembled in a thread: the event loop has others to serve
-MESSAGE_TOKENS = 4  # what a chat format adds around each message
-PASSAGE_TOKENS = 16  # what a template adds around each passage
+ASK_FROM = 0.6  # of what the window leaves: from there on the model's server is asked how long a prompt is
+ASK_SECONDS = 0.5  # for all that is asked about one prompt
+ASK_ROUNDS = 3
 
-Estimate = Callable[[str], int]
+R = TypeVar("R")
 
-_NO_CUT = Cut()
-
-
-class PromptPlan(msgspec.Struct, frozen=True):
-    """How one route's prompts are made for one worker. `context_tokens` is the model's window, of which `answer_tokens`
-    stay free for the answer unless the request sets max_tokens; without a `template` the messages go as they came."""
-
-    context_tokens: int
-    answer_tokens: int
-    system: str = ""
-    template: PromptTemplate | None = None
+_ENDLESS = 1 << 60
 
 
 class AssembleStage(Stage[RagOutput, AssembleOutput]):
     """Keeps the system message and the newest turn always, then passages by score, then older turns, newest first;
-    what did not fit is recorded as `Cut`. Raises `ContextLength` when what must stay is too long."""
+    what did not fit is recorded as `Cut`. Raises `ContextLength` when what must stay is too long.
+
+    Where it comes near the window, the model's server is asked for the prompt's length before anything is cut or
+    refused, if it can tell; what is cut is then cut by its measure. A request for embeddings has no prompt: it passes
+    with the length of its inputs."""
 
     place = Place.ASSEMBLE
 
@@ -51,7 +58,7 @@ class AssembleStage(Stage[RagOutput, AssembleOutput]):
         estimate: Estimate,
     ) -> None:
         super().__init__(inbox, following, concurrency, clock)
-        self._estimate = estimate
+        self._usual: Counter = _Estimated(estimate)
         self._threads = _threads(concurrency)
 
     def resize(self, capacity: int, concurrency: int) -> None:
@@ -61,108 +68,143 @@ class AssembleStage(Stage[RagOutput, AssembleOutput]):
         super().resize(capacity, concurrency)
 
     def handle(self, message: RagOutput) -> AssembleOutput | Coroutine[Any, Any, AssembleOutput | None]:
-        plan: PromptPlan = message.request.course.plan
-        if _chars(message) > INLINE_CHARS:
-            return self._in_thread(message, plan)
-        return self._recorded(assemble(message, plan, self._estimate))
+        request = message.request
+        plan: PromptPlan = request.course.plan
+        counter = plan.counter
+        if counter is None:
+            counter = self._usual
+        # A body is longer than its messages.
+        if not 0 < len(request.body) <= counter.inline_chars or message.passages or not request.messages:
+            if _chars(message) > counter.inline_chars:
+                return self._in_thread(message, plan, counter)
+            if request.embedding is not None:
+                return self._embedding(message, request.embedding, counter)
+        if counter.can_ask:
+            output = unless_asked(message, plan, counter)
+            return self._asked(message, plan, counter) if output is None else _recorded(output)
+        return _recorded(assemble(message, plan, counter.count, counter.factor))
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, message: RagOutput, plan: PromptPlan) -> AssembleOutput:
-        loop = asyncio.get_running_loop()
-        return self._recorded(await loop.run_in_executor(self._threads, assemble, message, plan, self._estimate))
+    async def _in_thread(self, message: RagOutput, plan: PromptPlan, counter: Counter) -> AssembleOutput:
+        output = await self._run(unless_asked, message, plan, counter)
+        return await self._asked(message, plan, counter) if output is None else _recorded(output)
 
-    def _recorded(self, output: AssembleOutput) -> AssembleOutput:
-        ticket = output.request.ticket
-        ticket.prompt_tokens = output.prompt_tokens
-        ticket.passages = len(output.passages)
-        ticket.cut = output.cut
-        return output
+    async def _asked(self, message: RagOutput, plan: PromptPlan, counter: Counter) -> AssembleOutput:
+        """Asks about the whole prompt first, and then about what is left of it, until that fits."""
+        loop = asyncio.get_running_loop()
+        until, factor = loop.time() + ASK_SECONDS, counter.factor
+        candidate = await self._run(assemble, message, replace(plan, context_tokens=_ENDLESS), counter.count)
+        least = False
+        for _ in range(ASK_ROUNDS):
+            tokens = await counter.ask(_generation(candidate), max(until - loop.time(), 0.0))
+            if tokens is None:
+                break
+            learn(candidate, tokens)
+            if tokens <= room(plan, message.request):
+                return _recorded(replace(candidate, prompt_tokens=tokens, counted=0))
+            if least:
+                raise too_long(plan, message.request, tokens)
+            factor = max(tokens / max(candidate.counted, 1), factor if candidate.cut else 0.0)
+            try:
+                candidate = await self._run(assemble, message, plan, counter.count, factor)
+            except ContextLength:
+                candidate, least = await self._run(_least, message, plan, counter.count), True
+        return _recorded(await self._run(assemble, message, plan, counter.count, factor))
+
+    def _embedding(
+        self, message: RagOutput, asked: EmbeddingRequest, counter: Counter
+    ) -> AssembleOutput | Coroutine[Any, Any, AssembleOutput]:
+        if sum(len(text) for text in asked.inputs) <= counter.inline_chars:
+            return _recorded(_inputs(message, asked, counter))
+
+        async def in_thread() -> AssembleOutput:
+            return _recorded(await self._run(_inputs, message, asked, counter))
+
+        return in_thread()
+
+    async def _run(self, function: Callable[..., R], /, *arguments: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+class _Estimated:
+    """A `Counter` that knows nothing of the model."""
+
+    factor = 1.0
+    inline_chars = INLINE_CHARS
+    can_ask = False
+    asks = False
+
+    def __init__(self, estimate: Estimate) -> None:
+        self.count = estimate
+
+    async def ask(self, request: GenerationRequest, within: float) -> None:  # noqa: ARG002 - the protocol's
+        return None
+
+    def learn(self, counted: int, reported: int) -> None:  # noqa: ARG002 - the protocol's
+        return None
+
+
+def _recorded(output: AssembleOutput) -> AssembleOutput:
+    ticket = output.request.ticket
+    ticket.prompt_tokens = output.prompt_tokens
+    ticket.passages = len(output.passages)
+    ticket.cut = output.cut
+    return output
 
 
 def _threads(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="assemble")
 
 
-def assemble(message: RagOutput, plan: PromptPlan, estimate: Estimate) -> AssembleOutput:
-    """Makes the prompt. A pure function of its arguments."""
-    request = message.request
-    if plan.template is None and not plan.system:
-        tokens = 0
-        for m in request.messages:
-            tokens += MESSAGE_TOKENS + estimate(m.text)
-        if tokens <= plan.context_tokens - (request.parameters.max_tokens or plan.answer_tokens):
-            return AssembleOutput(request, message, request.messages, (), _NO_CUT, False, tokens)
-    return _fitted(message, plan, estimate)
+def unless_asked(message: RagOutput, plan: PromptPlan, counter: Counter) -> AssembleOutput | None:
+    """The prompt; None where the model's server is to be asked about its length first."""
+    try:
+        output = assemble(message, plan, counter.count, counter.factor)
+    except ContextLength:
+        if counter.asks:
+            return None
+        raise
+    near = output.prompt_tokens > ASK_FROM * room(plan, message.request) or output.cut
+    return None if near and counter.asks else output
 
 
-def _fitted(message: RagOutput, plan: PromptPlan, estimate: Estimate) -> AssembleOutput:
+def _least(message: RagOutput, plan: PromptPlan, count: Estimate) -> AssembleOutput:
+    """What must stay, and nothing else, however long it is."""
     request = message.request
     system, turns = split_turns(request.messages)
-    costs = [sum(_tokens(m, estimate) for m in turn) for turn in turns]
-    system_text = "\n\n".join(text for text in (plan.system, *(m.text for m in system)) if text)
-    made = plan.template is not None or bool(plan.system)
-    fixed = costs[-1] + MESSAGE_TOKENS + estimate(system_text)
-    if plan.template is not None:
-        fixed += estimate(plan.template.source)
-    budget = plan.context_tokens - (request.parameters.max_tokens or plan.answer_tokens)
-    passage_costs = [
-        estimate(p.text) + estimate(p.title) + estimate(p.source) + PASSAGE_TOKENS for p in message.passages
-    ]
-    kept = fit(budget, fixed, passage_costs, costs[-2::-1])
-    if kept.spare < 0:
-        raise ContextLength(_too_long(plan, request, fixed), param="messages")
-    passages = message.passages[: kept.passages]
-    cut = Cut(len(message.passages) - kept.passages, len(turns) - 1 - kept.turns)
-    if plan.template is not None:
-        searched = request.most_passages != 0  # under load it may not have been
-        system_text = plan.template.render(
-            system=system_text, question=request.question, passages=passages, searched=searched
-        )
-    tail = [m for turn in turns[len(turns) - 1 - kept.turns :] for m in turn]
-    head = [ChatMessage("system", system_text)] if made and system_text else list(system) if not made else []
+    alone = RagOutput(replace(request, messages=(*system, *turns[-1])), (), message.degraded)
+    output = assemble(alone, replace(plan, context_tokens=_ENDLESS), count)
+    cut = Cut(len(message.passages), len(turns) - 1)
+    return replace(output, request=request, before=message, cut=cut, rewritten=output.rewritten or cut.turns > 0)
+
+
+def _inputs(message: RagOutput, asked: EmbeddingRequest, counter: Counter) -> AssembleOutput:
+    """Texts are counted, lists of tokens are as long as they are."""
+    texts = sum(counter.count(text) for text in asked.inputs if isinstance(text, str))
+    tokens = sum(len(text) for text in asked.inputs if not isinstance(text, str))
     return AssembleOutput(
-        request,
-        message,
-        (*head, *tail),
-        passages,
-        cut,
-        made or cut.turns > 0,
-        budget - kept.spare,
+        message.request, message, (), (), NO_CUT, rewritten=False, prompt_tokens=ceil(texts * counter.factor) + tokens
     )
 
 
-def split_turns(messages: Sequence[ChatMessage]) -> tuple[list[ChatMessage], list[list[ChatMessage]]]:
-    """The system messages at the start, and the turns after them: each starts with a user message and holds what
-    answers it, so that a tool's result never loses the call it belongs to. There is always at least one turn."""
-    start = 0
-    while start < len(messages) and messages[start].role in ("system", "developer"):
-        start += 1
-    turns: list[list[ChatMessage]] = []
-    for message in messages[start:]:
-        if message.role == "user" or not turns:
-            turns.append([])
-        turns[-1].append(message)
-    return list(messages[:start]), turns or [[]]
-
-
-def _tokens(message: ChatMessage, estimate: Estimate) -> int:
-    return MESSAGE_TOKENS + estimate(message.text)
+def _generation(output: AssembleOutput) -> GenerationRequest:
+    request = output.request
+    return GenerationRequest(
+        request.request_id,
+        request.session_id,
+        request.route,
+        output.messages,
+        request.parameters,
+        request.stream,
+        output.passages,
+        request.body,
+        output.rewritten,
+        request.shortened,
+    )
 
 
 def _chars(message: RagOutput) -> int:
-    chars = 0
-    for m in message.request.messages:
-        chars += len(m.text)
-    for passage in message.passages:
-        chars += len(passage.text)
-    return chars
-
-
-def _too_long(plan: PromptPlan, request: PromptRequest, fixed: int) -> str:
-    answer = request.parameters.max_tokens or plan.answer_tokens
-    return (
-        f"This model's context is {plan.context_tokens} tokens: {answer} are kept for the answer, and the system"
-        f" message and newest turn alone take about {fixed}. Shorten them or lower max_tokens."
-    )
+    chars = sum([len(m.text) for m in message.request.messages])
+    return chars + sum([len(passage.text) for passage in message.passages])

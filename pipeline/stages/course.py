@@ -18,7 +18,8 @@ class Course(msgspec.Struct, frozen=True, eq=False):
     its end as its route was when it came in.
 
     `lane` is the worker's. `wait_budget` is in seconds, None for the usual one; `steps` say what requests get less of
-    under pressure. An empty sequence of `filters` costs nothing per delta.
+    under pressure. An empty sequence of `filters` costs nothing per delta. `fallbacks` are taken in their order when
+    the worker fails before its first delta, or may not be called; each of them has those that follow it.
     """
 
     section: RouteSection
@@ -27,6 +28,17 @@ class Course(msgspec.Struct, frozen=True, eq=False):
     filters: Sequence[FilterFactory] = ()
     wait_budget: float | None = None
     steps: Sequence[Step] = ()
+    fallbacks: "Sequence[Course]" = ()
+
+    def open(self, now: float) -> "Course | None":
+        """This one, or the first fallback, of which a replica may be called now."""
+        if not self.lane.reopens(now):
+            return self
+        return next((course for course in self.fallbacks if not course.lane.reopens(now)), None)
+
+    def reopens(self, now: float) -> float:
+        """Seconds until `open` has something to say."""
+        return min(course.lane.reopens(now) for course in (self, *self.fallbacks))
 
 
 class Doorway(msgspec.Struct, frozen=True, eq=False):

@@ -5,18 +5,23 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import structs
+
+from pipeline.core.access import ANONYMOUS
 from pipeline.core.errors import Overloaded
-from pipeline.core.messages import AssembleOutput, InferenceOutput, PostOutput
+from pipeline.core.messages import AssembleOutput, InferenceOutput, PostOutput, RagOutput
 from pipeline.core.outcomes import Place, Reason
 from pipeline.core.ports import Hooks
-from pipeline.core.queue import StageQueue
+from pipeline.core.queue import Put, StageQueue
 from pipeline.core.ticket import Ticket
 from pipeline.policy.admission import jittered
-from pipeline.policy.lane import Lane
+from pipeline.policy.lane import Lane, Verdict
 from pipeline.policy.lanes import LaneOrder
+from pipeline.stages.backend import Backend
 from pipeline.stages.base import Clock, Stage
+from pipeline.stages.course import Course
 from pipeline.stages.limits import Watch
-from pipeline.stages.pump import Backend, Pump
+from pipeline.stages.pump import Pump
 
 _PLACES_AHEAD = (1 << Place.POST) | (1 << Place.STREAM)
 _WHY_DROPPED = {
@@ -50,7 +55,8 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         self.backends: dict[str, Backend] = {}
         self.hooks = hooks
         self._watch = Watch(clock)
-        self._chance = chance
+        self.chance = chance
+        self.back: Callable[[RagOutput, float], Put] | None = None  # to Assemble, for those who change their worker
         self._unblock: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
@@ -108,7 +114,51 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
             own = [call for call in calls if call.lane is lane]
             unanswered = max([now - call.began for call in own if call.last is None], default=0.0)
             lane.tick([now - call.began for call in own], unanswered, now)
+        for backend in self.backends.values():
+            if backend.waiting:
+                backend.changed()  # time may have brought back a replica
         self.nudge()  # a limit may have grown
+
+    def elsewhere(self, message: AssembleOutput, ticket: Ticket, now: float, *, above: int = 0) -> bool:
+        """See `CallingStage`. The next worker takes it as the door would: its own requests must not suffer."""
+        for course in message.request.course.fallbacks:
+            if course.plan.context_tokens > above and self._taken_over(message, course, ticket, now):
+                return True
+        return False
+
+    def _taken_over(self, message: AssembleOutput, course: Course, ticket: Ticket, now: float) -> bool:
+        request, lane, inbox = message.request, course.lane, self.inbox
+        if self.back is None or lane not in self._order.lanes or lane.reopens(now) > 0.0:
+            return False  # the worker may be gone since the request came in
+        asker = lane.asker(ticket.caller or ANONYMOUS, ticket.priority, request.session_id or "")
+        if not lane.idle or inbox.vacancies <= 0:
+            left, limit = request.deadline - now, request.parameters.max_tokens
+            decision = lane.decide(asker, course.wait_budget, left, limit, now, full=inbox.vacancies <= 0)
+            if decision.verdict is not Verdict.ADMIT:
+                return False
+        if not inbox.reserve():
+            return False
+        self._let_go(ticket, now)
+        ticket.lane = lane
+        ticket.flow = lane.admit(asker)
+        ticket.held |= self.bit
+        ticket.place = Place.ASSEMBLE
+        if lane.pool is not None:
+            lane.pool.fallbacks += 1
+        before = message.before
+        moved = structs.replace(request, course=course)
+        if self.back(RagOutput(moved, before.passages, before.degraded), now) is not Put.ACCEPTED:
+            self._shed(ticket, Place.ASSEMBLE, now)
+        return True
+
+    def _let_go(self, ticket: Ticket, now: float) -> None:
+        """The call is over for the request; what it held for its answer is free."""
+        ticket.lane.leave(ticket.flow, ticket.priority, now, started=True)
+        ticket.flow = None
+        ticket.started = False
+        ticket.held &= ~_PLACES_AHEAD
+        for ahead in self._ahead:
+            ahead.release()
 
     async def _park(self) -> None:
         wait = self._order.blocked()
@@ -128,7 +178,7 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
                     self._drop(message.request.ticket, Reason.OVERDUE, now)
 
     def _drop(self, ticket: Ticket, reason: Reason, now: float) -> None:
-        wait = jittered(ticket.lane.drain(now), self._chance())
+        wait = jittered(ticket.lane.drain(now), self.chance())
         ticket.lane.refused(now)
         ticket.fail(
             Overloaded(_WHY_DROPPED[reason], place=self.place.label, reason=reason, retry_after=wait),

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
-from pipeline.core.errors import BackendFailed, DeadlineExceeded, HeadgateError
+from pipeline.core.errors import BackendStalled, DeadlineExceeded, HeadgateError
 from pipeline.core.ticket import Ticket
 
 SWEEP_SECONDS = 0.02  # how late a limit may be noticed
 
 
 class CallLimits(NamedTuple):
-    """Seconds: until the first delta, between deltas, and for the whole call."""
+    """Seconds: until the first delta, between deltas, and for the whole call. A call that is made again has them
+    anew."""
 
     first_delta: float
     gap: float
@@ -22,10 +24,11 @@ class WatchedCall:
     """One request from the start of its backend call to its end; whoever makes the call keeps `last` and `waiting`
     right and implements `expire`.
 
-    After the call has ended (`done`) only the request's deadline is left.
+    After the call has ended (`done`) only the request's deadline is left. A call may be made again: `since` is when it
+    was begun the last time, infinite while it has not been (again), as it waits for a replica or for its time.
     """
 
-    __slots__ = ("_deadline", "_limits", "began", "done", "last", "ticket", "waiting")
+    __slots__ = ("_limits", "began", "deadline", "done", "last", "since", "ticket", "waiting")
 
     def __init__(self, ticket: Ticket, limits: CallLimits, began: float, deadline: float) -> None:
         self.ticket = ticket
@@ -34,30 +37,30 @@ class WatchedCall:
         self.done = False
         self._limits = limits
         self.began = began
-        self._deadline = deadline
+        self.since = inf
+        self.deadline = deadline
 
     def expire(self, error: HeadgateError) -> None:
         raise NotImplementedError
 
     def check(self, now: float) -> None:
-        """Calls `expire` when something is overdue."""
+        """Calls `expire` when something is overdue; that sets `done`, unless the call goes on."""
         error = self._overdue(now)
         if error is not None:
-            self.done = True
             self.expire(error)
 
     def _overdue(self, now: float) -> HeadgateError | None:
-        if now >= self._deadline:
+        if now >= self.deadline:
             return DeadlineExceeded("The deadline passed before the answer was complete")
         if self.done:
             return None
         limits = self._limits
-        if now >= self.began + limits.total:
+        if now >= self.since + limits.total:
             return _stalled(f"did not finish within {limits.total:g} s")
         if not self.waiting:
             return None
         if self.last is None:
-            overdue = now >= self.began + limits.first_delta
+            overdue = now >= self.since + limits.first_delta
             return _stalled(f"sent no first delta within {limits.first_delta:g} s") if overdue else None
         return _stalled(f"sent nothing for {limits.gap:g} s") if now >= self.last + limits.gap else None
 
@@ -98,5 +101,5 @@ class Watch:
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
 
-def _stalled(what: str) -> BackendFailed:
-    return BackendFailed(f"The backend {what}", reason="backend_stalled")
+def _stalled(what: str) -> BackendStalled:
+    return BackendStalled(what)

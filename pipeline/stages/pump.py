@@ -1,36 +1,45 @@
 """One backend call: from the worker's batches to the request's channel."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from math import inf
 from typing import Any, Protocol
 
-import msgspec
-
 from pipeline.core.deltas import DeltaChannel
-from pipeline.core.errors import BackendFailed, BackendRefused, HeadgateError
+from pipeline.core.errors import (
+    BackendFailed,
+    BackendRefused,
+    BackendStalled,
+    ContentFiltered,
+    ContextLength,
+    DeadlineExceeded,
+    HeadgateError,
+    Overloaded,
+)
 from pipeline.core.messages import AssembleOutput, InferenceOutput
-from pipeline.core.outcomes import Place
+from pipeline.core.outcomes import Place, Reason
 from pipeline.core.ports import Hooks
 from pipeline.core.ticket import Ticket
+from pipeline.policy.admission import RETRY_AFTER_MIN
 from pipeline.policy.lane import Lane
+from pipeline.policy.pool import Attempt, Replica, Result
+from pipeline.stages.assemble import learn
+from pipeline.stages.backend import Backend, CircuitOpen, embedded
 from pipeline.stages.base import Clock, Trace
+from pipeline.stages.course import Course
 from pipeline.stages.limits import CallLimits, WatchedCall
-from workers.base import DeltaBatch, GenerationRequest, ModelWorker, Usage
+from workers.base import Delta, DeltaBatch, GenerationRequest, ModelWorker, NativeDialect, Usage
 from workers.errors import WorkerError, WorkerErrorKind
 
 GAPS_KEPT = 64  # between deltas, until an observer looks at them
-_UNAVAILABLE = 503
+STATIC = "static_answer"  # of `Ticket.reduced`
+_LONG = 5.0  # seconds without a first delta that no caller's haste explains,
+_MUCH_LONGER = 20.0  # nor so many times what is usual
+_TOO_MUCH = frozenset({WorkerErrorKind.RATE_LIMITED, WorkerErrorKind.OVERLOADED})
+# Kinds of errors that only a backend makes which is well.
+_WELL = _TOO_MUCH | {kind for kind in WorkerErrorKind if kind.of_request}
 _TOKENS_MAX = 10_000_000
-
-
-class Backend(msgspec.Struct, eq=False):
-    """A worker, with its limits for the next calls; `high_water` deltas may wait for a slow client. `calls` are under
-    way."""
-
-    worker: ModelWorker
-    limits: CallLimits
-    high_water: int
-    calls: int = 0
 
 
 class CallingStage(Protocol):
@@ -43,6 +52,15 @@ class CallingStage(Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
+    def chance(self) -> float:
+        """From 0.0 to below 1.0."""
+        ...
+
+    def elsewhere(self, message: AssembleOutput, ticket: Ticket, now: float, *, above: int = 0) -> bool:
+        """Hands a request whose worker has failed to the next one that takes it, and whose window has more than `above`
+        tokens. False: there is none."""
+        ...
+
     def hand_on(self, message: InferenceOutput, ticket: Ticket, now: float) -> None: ...
 
     def over(self, ticket: Ticket, began: float, task: "asyncio.Task[Any]") -> None: ...
@@ -52,6 +70,7 @@ class Pump(WatchedCall):
     """One backend call: reads the worker's batches into the channel until the answer is complete or nobody wants it."""
 
     __slots__ = (
+        "_attempt",
         "_backend",
         "_channel",
         "_clock",
@@ -60,6 +79,8 @@ class Pump(WatchedCall):
         "_inflight",
         "_message",
         "_stage",
+        "_stalled",
+        "_tried",
         "lane",
         "running",
         "task",
@@ -77,30 +98,71 @@ class Pump(WatchedCall):
         self.lane = lane
         self.running = True  # the call holds its place at the worker
         backend.calls += 1
+        backend.budget.request()
         self._estimated = lane.cost(message.prompt_tokens, request.parameters)
         lane.start(request.ticket.priority, self._estimated, now)
         request.ticket.started = True
         self._inflight = lane.inflight
-        self._first_delta: float | None = None  # seconds after the call began
+        self._attempt: Attempt | None = None
+        self._tried: Sequence[Replica] = ()  # in turn
+        self._stalled: WorkerError | None = None  # why the call is being broken off, to be made again perhaps
+        self._first_delta: float | None = None  # seconds after the call was begun the last time
         self._channel = DeltaChannel(backend.high_water, stage.loop)
         self.task: asyncio.Task[Any] | None = None  # that runs it
 
     async def run(self) -> None:
+        while (error := await self._call()) is not None:
+            if self.ticket.ending is not None:  # and the worker made an error of it that it was stopped
+                return
+            if self.last is not None:
+                self.expire(translate(error))
+                return
+            now = self._clock()
+            wait = self._backend.again(error, self._tried, self._stage.chance(), now, self._latest())
+            if wait is None:
+                self._give_up(error, now)
+                return
+            self.ticket.retries += 1
+            if wait > 0.0:
+                await asyncio.sleep(wait)
+
+    async def _call(self) -> WorkerError | None:
+        """Makes the call, or makes it again. Returns why it failed; None: its answer is complete, or not wanted any
+        more."""
+        ticket = self.ticket
+        result, hold = Result.ABANDONED, None
         try:
-            async with aclosing(self._backend.worker.generate(self._request())) as batches:
-                async for batch in batches:
-                    full = not self._deliver(batch)
-                    if self.ticket.ending is not None or (full and not await self._room()):
-                        return
-            self._complete()
+            worker, embedding = await self._begin(), self._message.request.embedding
+            pour = getattr(worker, "pour", None)
+            if pour is not None and embedding is None:
+                await pour(self._request(), self)
+            elif not await self._drawn(
+                worker.generate(self._request()) if embedding is None else embedded(worker, embedding)
+            ):
+                return None
+            if ticket.ending is not None:
+                return None
+            if self.last is None:
+                raise WorkerError(WorkerErrorKind.PROTOCOL, "the answer is empty", retryable=True)  # noqa: TRY301
+            result = Result.OK
         except WorkerError as error:
-            if error.kind is WorkerErrorKind.RATE_LIMITED or error.status == _UNAVAILABLE:
-                self.lane.push_back(error.retry_after, self._inflight, self._clock(), self.began)
-            self.expire(translate(error))
+            result = Result.REFUSED if error.kind in _WELL else Result.FAULT
+            if error.kind in _TOO_MUCH:
+                hold = error.retry_after
+                self.lane.push_back(hold, self._inflight, self._clock(), self.since)
+            return error
         except asyncio.CancelledError:
-            if self.ticket.ending is None and not self._channel.closed:  # the worker cancelled itself
-                self.expire(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the call was cancelled from within")))
+            stalled = self._broken_off()
+            if stalled is None:
+                raise
+            return stalled
+        except Exception:
+            result = Result.FAULT
             raise
+        finally:
+            self._settle(result, hold)
+        self._complete()
+        return None
 
     def over(self, task: "asyncio.Task[Any]") -> None:
         """The call has ended, however: its place at the worker is free."""
@@ -111,15 +173,26 @@ class Pump(WatchedCall):
         prompt, tokens = self._message.prompt_tokens, self.ticket.chunks
         if usage is not None:
             prompt, tokens = usage.prompt_tokens, usage.completion_tokens
+            learn(self._message, prompt)
         elif first is None and not task.cancelled():
             prompt = 0  # it failed, and nobody counts that
         self.lane.finish(self._estimated, prompt + tokens, now, answered=first is not None)
         if task.cancelled():
             first = None  # of whole answers it tells nothing
-        self.lane.ended(now - self.began, first, tokens, now, self._inflight, prompt)
+        if self._tried:  # else there was no call
+            self.lane.ended(now - self.began, first, tokens, now, self._inflight, prompt)
         self._stage.over(self.ticket, self.began, task)
 
-    def _deliver(self, batch: DeltaBatch) -> bool:
+    async def _drawn(self, made: AsyncGenerator[DeltaBatch, None]) -> bool:
+        """Takes an answer batch by batch; False when it is not wanted any more."""
+        async with aclosing(made) as batches:
+            async for batch in batches:
+                full = not self.put(batch)
+                if self.ticket.ending is not None or (full and not await self.room()):
+                    return False
+        return True
+
+    def put(self, batch: DeltaBatch) -> bool:
         """Puts a batch into the channel; False when it is full or not wanted."""
         now = self._clock()
         ticket = self.ticket
@@ -143,36 +216,122 @@ class Pump(WatchedCall):
             self._stage.hooks.after_deltas(ticket)
         return self._channel.put(batch)
 
-    async def _room(self) -> bool:
+    async def room(self) -> bool:
+        """See `workers.base.Spout`."""
         self.waiting = False
         try:
-            return await self._channel.room()
+            return await self._channel.room() and self.ticket.ending is None
         finally:
             self.waiting = True
             self.last = self._clock()
 
+    def _broken_off(self) -> WorkerError | None:
+        """The call was cancelled: why, where it was only this one attempt, and not the request that ended."""
+        stalled = self._called_back()
+        if stalled is not None and self.ticket.ending is None:
+            return stalled
+        if self.ticket.ending is None and not self._channel.closed:  # the worker cancelled itself
+            self.expire(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the call was cancelled from within")))
+        return None
+
+    def _called_back(self) -> WorkerError | None:
+        """The task goes on, though it was cancelled to break off one attempt; returns why."""
+        stalled, self._stalled = self._stalled, None
+        if stalled is not None and self.task is not None:
+            self.task.uncancel()
+        return stalled
+
+    async def _begin(self) -> ModelWorker:
+        """Has the call booked at a replica. Raises `CircuitOpen`."""
+        attempt = await self._backend.place(self._message.request.session_id, self._tried, self._clock)
+        self._attempt = attempt
+        self._tried = (*self._tried, attempt.replica)
+        backend = self._backend.current
+        if backend is not self._backend:  # since a reload
+            self._backend.calls -= 1
+            backend.calls += 1
+            self._backend = backend
+        if self._stalled is not None:  # the worker made another error of that
+            self._called_back()
+        self.ticket.usage = None  # of an attempt that came to nothing
+        self.since = self._clock()
+        return backend.replicas[attempt.index]
+
+    def _settle(self, result: Result, hold: float | None) -> None:
+        """The call is over, however: its replica is told."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            return
+        now, last, since = self._clock(), self.last, self.since
+        self.since = inf
+        if result is Result.ABANDONED and self.waiting and now - (since if last is None else last) >= self._patience():
+            result = Result.FAULT  # whoever gave up had waited for long enough
+        self._backend.ended(attempt, now, result, hold)
+
+    def _patience(self) -> float:
+        """Seconds without a delta after which it is the backend that is at fault, and not a caller in a hurry."""
+        limits = self._backend.limits
+        if self.last is not None:
+            return limits.gap
+        usual = self.lane.typical.first
+        return min(limits.first_delta, max(_LONG, _MUCH_LONGER * usual)) if usual else limits.first_delta
+
+    def _patience_of_client(self) -> float:
+        """When the client, by what it said, will have left, on our clock."""
+        limit = self._message.request.gap_limit
+        return inf if limit is None else self.ticket.arrived + limit
+
+    def _latest(self) -> float:
+        """From when on a call would be too late for the client, or for its deadline."""
+        typical = self.lane.typical
+        return min(self.deadline - typical.answer(None), self._patience_of_client() - typical.first)
+
+    def _give_up(self, error: WorkerError, now: float) -> None:
+        """The worker has failed, and is not asked again: the next one is, or the route's static answer given."""
+        request, ticket = self._message.request, self.ticket
+        if self.task is not None and self.task in ticket.tasks:
+            ticket.tasks.remove(self.task)  # it has nothing left to be stopped at
+        above = request.course.plan.context_tokens if error.kind is WorkerErrorKind.CONTEXT_TOO_LONG else 0
+        text = request.course.section.static_answer
+        hopeful = (above or not error.kind.of_request) and now < self._patience_of_client()
+        if hopeful and self._stage.elsewhere(self._message, ticket, now, above=above):
+            self.done = True
+        elif text is None or request.embedding is not None or error.kind.of_request:
+            self.expire(translate(error))
+        else:
+            ticket.reduced = (*ticket.reduced, STATIC)
+            choices = range(request.parameters.n)
+            self.put(DeltaBatch(tuple([Delta(text, index, "stop") for index in choices]), Usage(0, 0)))
+            self._complete()
+
     def _hand_on(self, now: float) -> None:
         ticket, stage, message = self.ticket, self._stage, self._message
         ticket.first_delta = now - ticket.arrived
-        self._first_delta = ticket.service[Place.INFERENCE] = now - self.began
-        self.lane.answered(self._first_delta, message.prompt_tokens, self._inflight, now)
+        ticket.service[Place.INFERENCE] = now - self.began
+        if self._attempt is not None:  # else it is no backend's
+            self._first_delta = now - self.since
+            self._backend.pool.answered(self._attempt, now)
+            self.lane.answered(self._first_delta, message.prompt_tokens, self._inflight, now)
         if stage.trace is not None:
             stage.trace(ticket, Place.INFERENCE)
         stage.hand_on(InferenceOutput(message.request, message, self._channel), ticket, now)
 
     def _complete(self) -> None:
         self.done = True
-        if self.last is None:
-            self.expire(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the answer is empty")))
-            return
-        if self.task is not None:
+        if self.task is not None and self.task in self.ticket.tasks:
             self.ticket.tasks.remove(self.task)  # it has nothing left to be stopped at
         self._channel.close()
 
     def expire(self, error: HeadgateError) -> None:
-        """The call failed or is overdue. An answer that has begun is given out to its end before its error."""
+        """The call failed or is overdue. An answer that has begun is given out to its end before its error; one that
+        has not is called for again, perhaps."""
+        if isinstance(error, BackendStalled) and self.last is None and self.task is not None:
+            if self._stalled is None:  # else it is on its way
+                self._stalled = WorkerError(WorkerErrorKind.TIMEOUT, error.what, retryable=True)
+                self.task.cancel()
+            return
         self.done = True
-        if self.last is None or not isinstance(error, BackendFailed | BackendRefused):
+        if self.last is None or isinstance(error, DeadlineExceeded):
             self.ticket.fail(error, self._clock())
         else:
             self._channel.fail(error)
@@ -192,7 +351,17 @@ class Pump(WatchedCall):
             request.body,
             message.rewritten,
             request.shortened,
+            *(self._native() if request.native else ()),
         )
+
+    def _native(self) -> tuple[bytes, NativeDialect | None]:
+        """The body as it came, where nothing of request and answer has to be changed on the way."""
+        message, request = self._message, self._message.request
+        course: Course = request.course
+        section = course.section
+        if message.rewritten or request.shortened or course.filters or section.rename_model or section.collection:
+            return b"", None
+        return request.native, request.native_dialect
 
 
 def _credible(usage: Usage) -> Usage:
@@ -211,15 +380,29 @@ def _tighter(limits: CallLimits, client: float | None) -> CallLimits:
 
 def translate(error: WorkerError) -> HeadgateError:
     """What a worker raised, as what the client is told."""
-    if error.kind is WorkerErrorKind.REFUSED:
-        refused = BackendRefused(f"The backend refused the request: {error.message}")
-        refused.__cause__ = error
-        return refused
-    failed = BackendFailed(
+    told = _told(error)
+    told.__cause__ = error
+    return told
+
+
+def _told(error: WorkerError) -> HeadgateError:
+    match error.kind:
+        case WorkerErrorKind.BAD_REQUEST:
+            return BackendRefused(f"The backend refused the request: {error.message}")
+        case WorkerErrorKind.CONTEXT_TOO_LONG:
+            return ContextLength(f"The backend refused the request: {error.message}", param="messages")
+        case WorkerErrorKind.CONTENT_FILTERED:
+            return ContentFiltered(f"The backend would not answer: {error.message}")
+    if isinstance(error, CircuitOpen):
+        return Overloaded(
+            f"The backend failed: {error.message}",
+            place=Place.INFERENCE.label,
+            reason=Reason.CIRCUIT_OPEN,
+            retry_after=max(error.retry_after or 0.0, RETRY_AFTER_MIN),
+        )
+    return BackendFailed(
         f"The backend failed: {error.message}",
         reason=f"backend_{error.kind}",
         backend_status=error.status,
         retry_after=error.retry_after,
     )
-    failed.__cause__ = error
-    return failed

@@ -15,8 +15,8 @@ from pipeline.stages.base import Clock, Stage
 
 class RagStage(Stage[PromptRequest, RagOutput]):
     """A request's route says which collection to search, for how many passages, how long, and what to do when that
-    fails. A request may get fewer (`most_passages`). One whose route has no collection, and one that gets no passages
-    at all, pass at the cost of a hop."""
+    fails. A request may get fewer (`most_passages`). One whose route has no collection, one for embeddings, and one
+    that gets no passages at all, pass at the cost of a hop."""
 
     place = Place.RAG
 
@@ -36,7 +36,7 @@ class RagStage(Stage[PromptRequest, RagOutput]):
         route: RouteSection = message.course.section
         most = message.most_passages
         count = route.passages if most is None else min(most, route.passages)
-        if route.collection is None or count <= 0:
+        if route.collection is None or count <= 0 or message.embedding is not None:
             return RagOutput(message)
         return self._search(message, route, route.collection, count)
 

@@ -1,6 +1,7 @@
 """From sections of the configuration to the parts that a pipeline is built of."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from config.schema import (
     AnyFilter,
     AnyWorker,
     Config,
+    EchoWorker,
+    ExtractiveWorker,
     FewerPassages,
     MaxLengthFilter,
     OpenAIWorker,
@@ -24,30 +27,54 @@ from config.schema import (
     StopFilter,
     WorkerSection,
 )
-from config.secrets import resolve
+from config.secrets import resolve, worker_references
 from pipeline.core.messages import AssembleOutput
+from pipeline.policy.breaker import BreakerRules
 from pipeline.policy.degrade import Step
 from pipeline.policy.lane import Lane, Rules
+from pipeline.policy.replica import PoolRules
 from pipeline.stages.assemble import PromptPlan
+from pipeline.stages.backend import Retrying
 from pipeline.stages.course import Course, Doorway
 from pipeline.stages.filters import FilterFactory, MaxLength, Redact, Stop
 from pipeline.stages.limits import CallLimits
 from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate, TemplateFailed, TemplateRefused
 from workers import registry
 from workers.base import ModelWorker, Passage
+from workers.counting import Counter, counter_of
+from workers.errors import WorkerUnavailable
 
 _COMMON = frozenset(WorkerSection.__struct_fields__)  # of which the worker itself only looks at its name
+_ONLY_NAMED = (EchoWorker, ExtractiveWorker, OpenAIWorker)  # kinds of which that is true;
+_TOLD = {"context_tokens", "answer_tokens"}  # the others tell their backends these
 _SAME_MODEL = frozenset(
-    ["api_key", "headers", "connect_timeout_ms", "max_connections", "idle_connection_ms", "stream_usage"]
+    {
+        "api_key",
+        "headers",
+        "ca_file",
+        "replicas",
+        "connect_timeout_ms",
+        "max_connections",
+        "idle_connection_ms",
+        "stream_usage",
+        "completions",
+        "version",
+        "keep_alive",
+    }
 )
 
 
 class MadeWorker(NamedTuple):
-    """A worker with what it was made of."""
+    """A worker with what it was made of: the secrets that its references stand for, its replicas in order, and what
+    counts its prompts."""
 
     section: AnyWorker
-    secret: str | None
-    worker: ModelWorker
+    secrets: dict[str, str]
+    replicas: list[ModelWorker]
+    counter: Counter
+
+    def __repr__(self) -> str:
+        return f"MadeWorker({self.section.name!r})"
 
 
 class MadeRoute(NamedTuple):
@@ -75,23 +102,45 @@ def make(config: Config, before: Renewed | None, given: Mapping[str, ModelWorker
     """
     problems: list[Problem] = []
     routes = _routes(config, {} if before is None else before.routes, problems)
-    secrets = _secrets(config, given, problems)
-    if problems:
-        raise ConfigError(tuple(problems))
     workers: dict[str, MadeWorker] = {}
     started: list[ModelWorker] = []
-    for section in config.workers:
-        name, secret = section.name, secrets.get(section.name)
+    for position, section in enumerate(config.workers):
+        name = section.name
+        secrets = {} if name in given else _secrets(section, position, problems)
         old = None if before is None else before.workers.get(name)
         if name in given:
-            worker = given[name]
-        elif old is not None and old.secret == secret and not changed(old.section, section):
-            worker = old.worker
+            replicas = [given[name]]
+        elif old is not None and old.secrets == secrets and not changed(old.section, section):
+            replicas = old.replicas
+        elif problems:
+            continue
         else:
-            worker = registry.build(section, resolve=partial(_known, secret or ""))
-            started.append(worker)
-        workers[name] = MadeWorker(section, secret, worker)
+            replicas = _replicas(section, position, secrets, config, problems)
+            started += replicas
+        counter = _counter(section, position, replicas, old, problems)
+        if counter is not None:
+            workers[name] = MadeWorker(section, secrets, replicas, counter)
+    if problems:
+        raise ConfigError(tuple(problems))
     return Renewed(config, workers, routes, started)
+
+
+def _counter(
+    section: AnyWorker,
+    position: int,
+    replicas: Sequence[ModelWorker],
+    old: MadeWorker | None,
+    problems: list[Problem],
+) -> Counter | None:
+    """That of before, or one that knows what that had learnt; None where there is none to be had."""
+    if old is not None and old.replicas is replicas and old.section.tokenizer == section.tokenizer:
+        return old.counter
+    known = old.counter if old is not None and not another_model(old.section, section) else None
+    try:
+        return counter_of(section, replicas, known)
+    except WorkerUnavailable as why:
+        problems.append(Problem(f"workers[{position}].{why.key}", why.found, why.expected))
+        return None
 
 
 def changed(old: AnyWorker, new: AnyWorker) -> set[str]:
@@ -99,12 +148,25 @@ def changed(old: AnyWorker, new: AnyWorker) -> set[str]:
     if type(old) is not type(new):
         return {"kind"}
     own = set(new.__struct_fields__) - _COMMON
+    if not isinstance(new, _ONLY_NAMED):
+        own |= _TOLD
     return {key for key in own if getattr(old, key) != getattr(new, key)}
 
 
 def another_model(old: AnyWorker, new: AnyWorker) -> bool:
     """Whether what was learnt of the old worker's pace says nothing of the new one's."""
     return not changed(old, new) <= _SAME_MODEL
+
+
+def check_workers(config: Config) -> None:
+    """What only shows when workers are made: a class that is not there, a package that is missing. Connects to nothing,
+    and looks at no secret. Raises `ConfigError`."""
+    problems: list[Problem] = []
+    for position, section in enumerate(config.workers):
+        made = _replicas(section, position, defaultdict(str), config, problems)
+        _counter(section, position, made, None, problems)
+    if problems:
+        raise ConfigError(tuple(problems))
 
 
 def check_templates(config: Config) -> None:
@@ -124,6 +186,26 @@ def rules(admission: AdmissionSection) -> Rules:
     )
 
 
+def pool_rules(section: AnyWorker, shards: int) -> PoolRules:
+    """Of one of so many shards, among which a replica's places are divided."""
+    concurrency = section.replica_concurrency
+    return PoolRules(
+        section.affinity,
+        None if concurrency is None else -(-concurrency // shards),
+        section.slow_start_ms / 1000,
+        BreakerRules(
+            section.breaker_failures,
+            section.breaker_rate,
+            open_s=section.breaker_open_ms / 1000,
+            max_open_s=section.breaker_max_open_ms / 1000,
+        ),
+    )
+
+
+def retrying(section: AnyWorker) -> Retrying:
+    return Retrying(section.retries, section.retry_base_ms / 1000, section.retry_max_ms / 1000)
+
+
 def call_limits(section: AnyWorker) -> CallLimits:
     return CallLimits(
         section.first_delta_timeout_ms / 1000, section.gap_timeout_ms / 1000, section.total_timeout_ms / 1000
@@ -132,27 +214,44 @@ def call_limits(section: AnyWorker) -> CallLimits:
 
 def doorway(made: MadeRoute, renewed: Renewed, lanes: Mapping[str, Lane[AssembleOutput]]) -> Doorway:
     """The way in to a route, past those of its workers that take no new requests."""
-    route = made.section
+    route, admission = made.section, renewed.config.admission
+    fallbacks: list[Course] = []
+    for name in reversed(route.fallback):
+        worker = renewed.workers[name].section
+        if not worker.drain:
+            fallbacks.insert(0, _course(made, renewed.workers[name], lanes[name], admission, tuple(fallbacks)))
     courses = {}
     weights = {}
     for share in route.shares:
         worker = renewed.workers[share.worker].section
         if share.weight > 0.0 and not worker.drain:
-            courses[worker.name] = _course(made, worker, lanes[worker.name], renewed.config.admission)
+            courses[worker.name] = _course(
+                made, renewed.workers[share.worker], lanes[worker.name], admission, fallbacks
+            )
             weights[worker.name] = share.weight
+    if not courses and fallbacks:  # all others are being drained
+        name = fallbacks[0].lane.name
+        courses, weights = {name: fallbacks[0]}, {name: 1.0}
     return Doorway.of(route, courses, weights)
 
 
-def _course(made: MadeRoute, worker: AnyWorker, lane: Lane[AssembleOutput], admission: AdmissionSection) -> Course:
-    route = made.section
+def _course(
+    made: MadeRoute,
+    by: MadeWorker,
+    lane: Lane[AssembleOutput],
+    admission: AdmissionSection,
+    fallbacks: Sequence[Course],
+) -> Course:
+    route, worker = made.section, by.section
     budget = admission.wait_budget_ms if route.wait_budget_ms is None else route.wait_budget_ms
     return Course(
         route,
         lane,
-        PromptPlan(worker.context_tokens, worker.answer_tokens, route.system, made.template),
+        PromptPlan(worker.context_tokens, worker.answer_tokens, route.system, made.template, by.counter),
         made.filters,
         None if isinstance(budget, str) else budget / 1000,
         [_step(step) for step in route.degrade],
+        fallbacks,
     )
 
 
@@ -190,20 +289,29 @@ def _template(route: RouteSection, old: PromptTemplate | None) -> PromptTemplate
     return template
 
 
-def _secrets(config: Config, given: Mapping[str, ModelWorker], problems: list[Problem]) -> dict[str, str]:
+def _secrets(section: AnyWorker, position: int, problems: list[Problem]) -> dict[str, str]:
+    """By reference."""
     secrets: dict[str, str] = {}
-    for position, section in enumerate(config.workers):
-        if section.name in given or not isinstance(section, OpenAIWorker) or section.api_key is None:
-            continue
+    for path, reference in worker_references(section, position):
         try:
-            secrets[section.name] = resolve(section.api_key, path=f"workers[{position}].api_key")
+            secrets[reference] = resolve(reference, path=path)
         except ConfigError as error:
             problems.extend(error.problems)
     return secrets
 
 
-def _known(secret: str, _reference: str) -> str:
-    return secret
+def _replicas(
+    section: AnyWorker, position: int, secrets: Mapping[str, str], config: Config, problems: list[Problem]
+) -> list[ModelWorker]:
+    data_dir = Path(config.server.data_dir)
+    try:
+        return [
+            registry.build(section, resolve=secrets.__getitem__, replica=replica, data_dir=data_dir)
+            for replica in range(len(section.replica_names))
+        ]
+    except WorkerUnavailable as why:
+        problems.append(Problem(f"workers[{position}].{why.key}", why.found, why.expected))
+        return []
 
 
 def _step(section: AnyDegrade) -> Step:

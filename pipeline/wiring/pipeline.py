@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from config.access import anonymous_allowed
-from config.schema import AnyWorker, Config
+from config.schema import AnyWorker, Config, EchoWorker, ExtractiveWorker
 from config.secrets import resolve
 from pipeline.core.access import Caller
 from pipeline.core.messages import AssembleOutput
@@ -17,9 +19,13 @@ from pipeline.core.ports import Hooks, Retriever
 from pipeline.flow import Flow
 from pipeline.ingress import Ingress
 from pipeline.policy.access import Access
+from pipeline.policy.breaker import BreakerState
 from pipeline.policy.lane import Lane
 from pipeline.policy.leases import Allotter, Own
-from pipeline.stages.pump import Backend
+from pipeline.policy.pool import Pool
+from pipeline.policy.replica import Replica
+from pipeline.stages.backend import Backend
+from pipeline.stages.probing import Prober
 from pipeline.wiring import parts
 from pipeline.wiring.limits import Limits
 from pipeline.wiring.parts import MadeWorker, Renewed
@@ -27,6 +33,8 @@ from workers.base import ModelWorker
 from workers.tokens import estimate
 
 Clock = Callable[[], float]
+
+_log = structlog.get_logger()
 
 SEED = 1  # the same arrivals and the same configuration make the same decisions
 
@@ -43,6 +51,7 @@ class Pipeline:
         *,
         retriever: Retriever | None,
         given: Mapping[str, ModelWorker],
+        shards: int,
     ) -> None:
         chance = random.Random(SEED).random  # noqa: S311 - spreads callers who come back, guards nothing
         stages = renewed.config.stages
@@ -52,13 +61,16 @@ class Pipeline:
         self._given = given
         self._limits = limits
         self._clock = clock
+        self._shards = shards
+        self._probers: dict[str, Prober] = {}
+        self._running = False
         self._current: Renewed | None = None
         self.apply(renewed)
 
     @property
     def workers(self) -> dict[str, ModelWorker]:
         """Those that new calls go to, by name."""
-        return {} if self._current is None else {name: made.worker for name, made in self._current.workers.items()}
+        return {} if self._current is None else {name: made.replicas[0] for name, made in self._current.workers.items()}
 
     def prepare(self, config: Config) -> Renewed:
         """Builds what is new in `config`, and changes nothing. What comes of it is to be given to `apply` or `discard`,
@@ -76,7 +88,9 @@ class Pipeline:
         for name, made in renewed.workers.items():
             old = None if before is None else before.workers.get(name)
             lanes[name] = self._lane(made.section, None if old is None else old.section, config, now)
-            backends[name] = self._backend(made, old)
+            backends[name] = self._backend(made, old, lanes[name], anew=self._anew(made, old))
+        for name in self._probers.keys() - renewed.workers.keys():
+            self._probers.pop(name).stop()
         doorways = [parts.doorway(made, renewed, lanes) for made in renewed.routes.values()]
         self.flow.renew(config.stages, lanes, backends)
         self.ingress.renew(doorways, config.server, self._access(config, now))
@@ -90,6 +104,9 @@ class Pipeline:
 
     async def start(self) -> None:
         self.flow.start()
+        self._running = True
+        for prober in self._probers.values():
+            prober.start()
 
     async def drain(self, limit: float) -> None:
         """Sheds new requests, waits up to `limit` seconds for the open ones, and ends the rest as cancelled."""
@@ -107,6 +124,9 @@ class Pipeline:
         """Ends what is open, stops the stages, closes workers and retriever."""
         for ticket in list(self.ingress.tickets):
             self.ingress.cancel(ticket, Reason.SHUTDOWN)
+        self._running = False
+        for prober in self._probers.values():
+            prober.stop()
         await self.flow.stop()
         if self._retriever is not None:
             await self._retriever.aclose()
@@ -123,14 +143,57 @@ class Pipeline:
             lane.forget(now)
         return lane
 
-    def _backend(self, made: MadeWorker, old: MadeWorker | None) -> Backend:
-        """The same one for the same worker: it counts that one's calls."""
-        limits, high_water = parts.call_limits(made.section), made.section.high_water_deltas
-        if old is None or old.worker is not made.worker:
-            return Backend(made.worker, limits, high_water)
-        backend = self.flow.inference.backends[made.section.name]
-        backend.limits, backend.high_water = limits, high_water
+    def _backend(self, made: MadeWorker, old: MadeWorker | None, lane: Lane[AssembleOutput], *, anew: bool) -> Backend:
+        """The same one for the same worker: it counts that one's calls. What is known of its replicas stays, unless it
+        is another model."""
+        section, before = made.section, self.flow.inference.backends.get(made.section.name)
+        rules = parts.pool_rules(section, self._shards)
+        same = old is not None and old.replicas is made.replicas
+        if before is None or (anew and not same):
+            pool = Pool(names(made), rules)
+            backend = Backend(made.replicas, pool, parts.call_limits(section), section.high_water_deltas)
+        else:
+            pool = before.pool
+            pool.renew(names(made), rules)
+            backend = before
+            if not same:
+                backend = Backend(made.replicas, pool, before.limits, before.high_water, before=before)
+        backend.limits, backend.high_water = parts.call_limits(section), section.high_water_deltas
+        backend.retrying = parts.retrying(section)
+        backend.budget.renew(section.retry_budget)
+        self._attend(backend, lane, section)
         return backend
+
+    def _attend(self, backend: Backend, lane: Lane[AssembleOutput], section: AnyWorker) -> None:
+        """Lets the lane know of what its replicas have room for, and looks at them."""
+        pool, clock = backend.pool, self._clock
+
+        def changed() -> None:
+            lane.refit(clock())
+            backend.changed()
+
+        lane.pool = pool
+        pool.on_change = changed
+        pool.on_circuit = partial(_tell_circuit, section.name)
+        changed()
+        self._probe(backend, section)
+
+    def _probe(self, backend: Backend, section: AnyWorker) -> None:
+        """Each replica is looked at, once and again: anew where something has changed about it."""
+        name, interval = section.name, section.health_interval_ms / 1000
+        wanted = (backend.replicas, interval)
+        known = self._probers.get(name)
+        if known is not None:
+            if (known.replicas, known.interval) == wanted:
+                return
+            self._probers.pop(name).stop()
+        if interval and not isinstance(section, EchoWorker | ExtractiveWorker):
+            self._probers[name] = Prober(name, backend.pool, backend.replicas, interval, clock=self._clock)
+            if self._running:
+                self._probers[name].start()
+
+    def _anew(self, made: MadeWorker, old: MadeWorker | None) -> bool:
+        return old is None or parts.another_model(old.section, made.section)
 
     def _access(self, config: Config, now: float) -> Access:
         keys = self._limits.of_keys(config.keys, now)
@@ -146,18 +209,20 @@ async def build(
     workers: Mapping[str, ModelWorker] | None = None,
     clock: Clock = time.monotonic,
     allotter: Allotter | None = None,
+    shards: int = 1,
 ) -> Pipeline:
     """Builds a pipeline that has not been started. Raises `ConfigError` for what only shows when it is built: a
     template that does not compile, a secret that is not there.
 
     `retriever` replaces the one that the collections ask for, `workers` replace configured ones of the same name;
-    `allotter` says how much of each limit may be used here, by itself all of it.
+    `allotter` says how much of each limit may be used here, by itself all of it; `shards` are there that each take
+    their part of what a replica has room for.
     """
     given = workers or {}
     renewed = parts.make(config, None, given)
     if retriever is None and config.collections:
         retriever = _retriever(config)
-    return Pipeline(renewed, hooks, clock, Limits(allotter or Own()), retriever=retriever, given=given)
+    return Pipeline(renewed, hooks, clock, Limits(allotter or Own()), retriever=retriever, given=given, shards=shards)
 
 
 def _retriever(config: Config) -> Retriever:
@@ -169,3 +234,17 @@ def _retriever(config: Config) -> Retriever:
 def _resolve(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
+
+
+def names(made: MadeWorker) -> list[str]:
+    """Of the replicas; of workers that were given, there is one."""
+    known = made.section.replica_names
+    return known if len(known) == len(made.replicas) else [str(number) for number in range(len(made.replicas))]
+
+
+def _tell_circuit(worker: str, replica: Replica) -> None:
+    """Logs that the circuit to a replica has opened or closed."""
+    if replica.breaker.state is BreakerState.CLOSED:
+        _log.info("circuit_closed", worker=worker, replica=replica.name)
+    else:
+        _log.warning("circuit_opened", worker=worker, replica=replica.name, failures=replica.failures)

@@ -22,6 +22,11 @@ FULL = re.sub(r"^# (?=\[\[|[a-z_]+ = )", "", TEXT, flags=re.MULTILINE)
 SOURCE = Source(FILE, FULL)
 LINES = FULL.split("\n")
 
+FILES = (
+    *("server.pem", "server.key", "admin.pem", "admin.key"),
+    *("tokenizer.json", "backend-ca.pem", "own-ca.pem", "model.gguf"),
+)
+
 # What the sample chooses itself; the rest stands at its default.
 CHOSEN = {"name", "kind", "worker", "collection", "description"}
 
@@ -113,12 +118,12 @@ def test_only_keys_without_a_default_are_commented_out():
 
 def test_what_is_commented_out_is_valid_once_it_is_used(tmp_path):
     text = FULL.replace('template_file = "prompt.jinja"', '# template_file = "prompt.jinja"')
-    for file in ("server.pem", "server.key", "admin.pem", "admin.key"):
+    for file in FILES:
         (tmp_path / file).touch()
-    text = text.replace('store = "embedded"', 'store = "qdrant"')
+    text = text.replace('store = "embedded"', 'store = "qdrant"').replace('embedder = "auto"', 'embedder = "local"')
     text = text.replace('name = "echo"\nworker = "echo"', 'name = "echo"\nworker = "echo"\ncollection = "docs"')
     (tmp_path / "full.toml").write_text(text)
-    assert len(load(tmp_path / "full.toml", {}).config.workers) == 3
+    assert len(load(tmp_path / "full.toml", {}).config.workers) == 9
 
 
 def test_keys_stand_in_the_order_of_the_schema():

@@ -15,7 +15,7 @@ name = "w"
 kind = "openai"
 base_url = "http://x"
 api_key = "env:KEY"
-headers = {X-Team = "a", X-API-Key = "hunter2", Proxy-Authorization = "hunter2", Cookie = "hunter2", "X.Y" = "b"}
+headers = {X-Team = "a", X-API-Key = "env:H", Proxy-Authorization = "env:H", "X.Y" = "b"}
 [[workers]]
 name = "v"
 kind = "echo"
@@ -44,7 +44,7 @@ def loaded(tmp_path: Path) -> Loaded:
 
 def test_the_output_is_toml_that_says_the_same(loaded: Loaded, tmp_path: Path):
     again = tmp_path / "again.toml"
-    again.write_text(as_toml(loaded).replace("***", "hunter2"))
+    again.write_text(as_toml(loaded))
     assert load(again, {}).config == loaded.config
 
 
@@ -57,10 +57,9 @@ def test_each_value_has_its_origin(loaded: Loaded):
     assert f"{'collections = []':48}  # default" in lines
 
 
-def test_no_secret_is_shown(loaded: Loaded):
+def test_secrets_are_shown_as_references(loaded: Loaded):
     for text in (as_toml(loaded), as_json(loaded).decode()):
-        assert "hunter2" not in text
-        assert text.count('"***"') == 3
+        assert text.count('"env:H"') == 2
         assert '"env:KEY"' in text
         assert '"a"' in text
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from config.schema import EchoWorker
 from workers.base import Embedder
-from workers.lexical import Lexical
+from workers.echo import Echo
+from workers.lexical import DIMENSION, Lexical
 from workers.minilm import MiniLM, missing_packages
+from workers.remote_embedder import RemoteEmbedder
 
 ODD = ["", "   \n\t", "\0", "\ud800", "é" * 5000, "a" * 200_000, "word " * 50_000, "灯塔", "😀" * 300, "..."]
 
@@ -20,11 +23,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-@pytest.fixture(params=["lexical", "minilm"])
+@pytest.fixture(params=["lexical", "minilm", "remote"])
 async def embedder(request: pytest.FixtureRequest, models: Path) -> AsyncIterator[Embedder]:
     made: Embedder
     if request.param == "lexical":
         made = Lexical()
+    elif request.param == "remote":
+        made = RemoteEmbedder("w", "echo", "m", DIMENSION, lambda: [Echo(EchoWorker(name="w"))])
     else:
         assert not missing_packages(), "`make test` installs them"
         made = MiniLM(models)

@@ -3,28 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from config.schema import AnyWorker
-from tests.servers import (
-    Exchange,
-    ScriptedBackend,
-    TinyLlama,
-    chunk,
-    completion,
-    says,
-    says_and_waits,
-    streamed,
-    tiny_llama,
-    usage_chunk,
-    whole,
-)
+from tests.conformance.backends.kinds import SPEAKERS, calling
+from tests.conformance.backends.server import HttpServed
+from tests.conformance.backends.speaker import Heard, Script, Speaker, Text
+from tests.servers import TinyLlama, tiny_llama
 from tests.workers.helpers import ask, section, told
 from workers import registry
-from workers.base import GenerationRequest, ModelWorker, Passage
+from workers.base import GenerationRequest, ModelWorker, Passage, Usage
 from workers.errors import WorkerError, WorkerErrorKind
 
+BY_HTTP = {speaker.kind: speaker for speaker in SPEAKERS if speaker.http}
 PASSAGES = (Passage("A full queue sheds requests. A shed request costs little.", "a.md", 0, 1.0),)
 Opened = Callable[[], AbstractAsyncContextManager[ModelWorker]]
 
@@ -33,19 +27,12 @@ def question(*, stream: bool = True, **fields) -> GenerationRequest:
     return ask("when does a full queue shed requests", stream=stream, passages=PASSAGES, **fields)
 
 
-async def by_the_book(exchange: Exchange) -> None:
-    """An OpenAI-compatible backend that says w0 w1 … and knows n, max_tokens and stream_options."""
-    body = exchange.json if exchange.body else {}
-    words = [f"w{at} " for at in range(min(body.get("max_tokens") or 6, 6))]
-    reason = "length" if len(words) < 6 else "stop"
-    if not body.get("stream"):
-        answer = completion("".join(words))
-        answer["choices"][0]["finish_reason"] = reason
-        answer["usage"] = usage_chunk(7, len(words))["usage"]
-        await says(whole(answer))(exchange)
-        return
-    chunks = [chunk(role="assistant"), *[chunk(word) for word in words], chunk(finish=reason)]
-    await says(streamed(*chunks, usage_chunk(7, len(words))))(exchange)
+def by_the_book(heard: Heard) -> Script:
+    """A model that says w0 w1 … and knows max_tokens."""
+    words = [f"w{at} " for at in range(min(heard.max_tokens or 6, 6))]
+    return Script(
+        tuple(map(Text, words)), "length" if len(words) < 6 else "stop", usage=Usage(7, len(words)), n=heard.n
+    )
 
 
 def local(given: AnyWorker) -> Opened:
@@ -58,13 +45,15 @@ def local(given: AnyWorker) -> Opened:
     return opened
 
 
-@asynccontextmanager
-async def scripted() -> AsyncIterator[ModelWorker]:
-    async with ScriptedBackend(by_the_book) as backend:
-        worker = registry.build(section("openai", base_url=backend.base_url), resolve=str)
-        yield worker
-        await worker.aclose()
-        await backend.until(lambda backend: backend.open == 0)
+def behind_http(speaker: Speaker, folder: Path) -> Opened:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[ModelWorker]:
+        async with calling(speaker, folder) as served:
+            assert isinstance(served, HttpServed)
+            served.script_for = by_the_book  # type: ignore[method-assign]
+            yield served.worker
+
+    return opened
 
 
 @pytest.fixture(scope="session")
@@ -79,17 +68,17 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLlama]:
         "echo-paced",
         "echo-capacity",
         "extractive",
-        "openai",
+        *BY_HTTP,
         pytest.param("openai-llama", marks=pytest.mark.slow),
     ]
 )
-async def worker(request: pytest.FixtureRequest) -> AsyncIterator[ModelWorker]:
+async def worker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ModelWorker]:
     kinds: dict[str, Callable[[], Opened]] = {
         "echo": lambda: local(section("echo")),
         "echo-paced": lambda: local(section("echo", first_token_ms=2, tokens_per_s=1000, tokens_per_batch=2)),
         "echo-capacity": lambda: local(section("echo", capacity=1)),
         "extractive": lambda: local(section("extractive")),
-        "openai": lambda: scripted,
+        **{kind: partial(behind_http, speaker, tmp_path) for kind, speaker in BY_HTTP.items()},
         "openai-llama": lambda: local(section("openai", base_url=request.getfixturevalue("llama").base_url)),
     }
     before = asyncio.all_tasks()
@@ -163,14 +152,4 @@ async def test_workers_of_their_own_words_give_one_choice(kind):
     async with local(section(kind))() as worker:
         with pytest.raises(WorkerError) as raised:
             await told(worker, question(n=2))
-        assert raised.value.kind is WorkerErrorKind.REFUSED
-
-
-async def test_a_stalled_backend_is_let_go_of_at_once():
-    async with ScriptedBackend(says_and_waits(b"")) as backend:
-        worker = registry.build(section("openai", base_url=backend.base_url), resolve=str)
-        call = asyncio.create_task(told(worker, question()))
-        await backend.until(lambda backend: backend.exchanges)
-        call.cancel()
-        await backend.until(lambda backend: backend.open == 0, limit=1.0)
-        await worker.aclose()
+        assert raised.value.kind is WorkerErrorKind.BAD_REQUEST

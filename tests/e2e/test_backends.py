@@ -112,8 +112,8 @@ AFTER: dict[str, tuple[Script, Reason]] = {
         says(BEGUN + http_chunk(b'data: {"choices":[{"index":0,"delta":{"content":"\xff"}}]}\n\n')),
         Reason.BACKEND_PROTOCOL,
     ),
-    "says an error": (says(BEGUN + http_chunk(events({"error": {"message": "oom"}}))), Reason.BACKEND_STATUS),
-    "stalls between tokens": (says_and_waits(BEGUN), Reason.BACKEND_STALLED),
+    "says an error": (says(BEGUN + http_chunk(events({"error": {"message": "oom"}}))), Reason.BACKEND_UNAVAILABLE),
+    "stalls between tokens": (says_and_waits(BEGUN), Reason.BACKEND_TIMEOUT),
 }
 
 

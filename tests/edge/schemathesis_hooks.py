@@ -8,7 +8,18 @@ from typing import Any
 
 import schemathesis
 
-MOST = {"n": (128, 1), "max_tokens": (2**31 - 1, 100), "max_completion_tokens": (2**31 - 1, 100)}
+MOST = {
+    "n": (128, 1),
+    "dimensions": (65_536, 100),
+    "max_tokens": (2**31 - 1, 100),
+    "max_completion_tokens": (2**31 - 1, 100),
+}
+NATIVE = {
+    "best_of": lambda value: _within(value, 128),
+    "echo": lambda value: value is True,
+    "logprobs": lambda value: type(value) is int and 0 <= value <= 100,
+    "suffix": lambda value: isinstance(value, str),
+}
 TIMEOUT_MAX, TIMEOUT = 86_400_000, 60_000
 
 
@@ -23,6 +34,13 @@ def map_body(_: Any, body: Any) -> Any:
         for field, (most, instead) in MOST.items():
             if isinstance(fields, dict) and _within(fields.get(field), most):
                 fields[field] = instead
+    if isinstance(body.get("prompt"), list) and all(isinstance(text, str) for text in body["prompt"]):
+        del body["prompt"][1:]  # several, and what follows, need a backend that has completions of its own
+    for field, is_asked_for in NATIVE.items():
+        if is_asked_for(body.get(field)):
+            del body[field]
+    if type(body.get("max_tokens")) is int and body["max_tokens"] == 0 and "prompt" in body:
+        body["max_tokens"] = 1
     if _within(body.get("timeout_ms"), TIMEOUT_MAX):
         body["timeout_ms"] = TIMEOUT
     return body

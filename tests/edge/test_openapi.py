@@ -48,7 +48,9 @@ def test_every_reference_leads_somewhere():
             found = found[step]
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/prompts"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/prompts"]
+)
 def test_every_status_that_an_error_can_have_is_described(path):
     responses = json.loads(describe())["paths"][path]["post"]["responses"]
     possible = {str(kind.status) for kind in subclasses(HeadgateError) - NOT_OF_PROMPTS}
@@ -92,6 +94,6 @@ async def test_schemathesis_finds_nothing(tmp_path):
                 await process.communicate()
         text = output.decode()
         assert process.returncode == 0, text[-8000:]
-        assert "Tested: 7" in text, text[-3000:]
+        assert "Tested: 11" in text, text[-3000:]
         outcomes = {ticket.ending.outcome for ticket in server.books.ended if ticket.ending is not None}
         assert {"completed", "rejected"} <= outcomes  # it got further than the door

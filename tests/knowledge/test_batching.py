@@ -26,7 +26,8 @@ class Gated:
     async def warm(self) -> None:
         return None
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> list[list[float]]:
+        assert query
         self.batches.append(list(texts))
         self.asked.release()
         await self.let.acquire()
@@ -131,3 +132,29 @@ async def test_closed_it_takes_no_more():
         pass
     with pytest.raises(Busy):
         await batcher.vector(Gated(), "0", "docs")
+
+
+async def test_several_batches_at_a_time_where_an_embedder_is_waited_for():
+    batcher, embedder = QueryBatcher(10, 1, parallel=2), Gated()
+    async with running(batcher):
+        tasks = ask(batcher, embedder, "0", "1", "2")
+        await embedder.asked.acquire()
+        await embedder.asked.acquire()
+        assert embedder.batches == [["0"], ["1"]]
+        for _ in range(3):
+            embedder.let.release()
+        assert await asyncio.gather(*tasks) == [[0.0], [1.0], [2.0]]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_gone_on_with_elsewhere():
+    batcher, embedder = QueryBatcher(10, 10, parallel=2), Gated()
+    async with running(batcher):
+        for _ in range(3):  # more than can be under way
+            tasks = ask(batcher, embedder, "0", "1")
+            await embedder.asked.acquire()
+            tasks[0].cancel()
+            await asyncio.wait([tasks[0]])
+            tasks[1].cancel()
+            await asyncio.wait(tasks)
+        embedder.let.release()
+        assert await batcher.vector(embedder, "2", "docs") == [2.0]

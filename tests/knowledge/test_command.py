@@ -205,3 +205,30 @@ def test_at_a_terminal_it_shows_progress_and_an_interrupt_is_honest(here: Path):
     assert result.exit_code == 0
     assert result.stdout.split(";")[0] != "docs: 402 added, 0 updated, 0 unchanged, 0 deleted"
     assert ", 1 deleted" in result.stdout
+
+
+def test_a_worker_embeds_what_is_ingested():
+    docs = DOCS.replace('"lexical"', '"echo"\ndimension = 64')
+    Path("pipeline.toml").write_text(CONFIG + docs)
+    assert run("texts").stdout.startswith("docs: 3 added")
+    Path("pipeline.toml").write_text(CONFIG + docs.replace("64", "65"))
+    result = run("texts")
+    assert result.exit_code == 1
+    assert "echo.echo.64" in result.stderr
+
+
+def test_a_worker_whose_key_is_not_there_is_told_by_its_key():
+    worker = '[[workers]]\nname = "far"\nkind = "openai"\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "m"\n'
+    worker += 'api_key = "env:NO_SUCH"\n'
+    Path("pipeline.toml").write_text(CONFIG + worker + DOCS.replace('"lexical"', '"far"\ndimension = 64'))
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "ingest", "texts"],
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.returncode != 0
+    assert "workers[1].api_key" in result.stderr
+    assert "Traceback" not in result.stderr

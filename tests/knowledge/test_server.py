@@ -226,10 +226,10 @@ async def test_a_full_query_queue_refuses_at_once(tmp_path: Path, monkeypatch: p
     begun, let = asyncio.Event(), asyncio.Event()
     real = Lexical.embed
 
-    async def embed(self: Lexical, texts: list[str]):
+    async def embed(self: Lexical, texts: list[str], *, query: bool = False):
         begun.set()
         await let.wait()
-        return await real(self, texts)
+        return await real(self, texts, query=query)
 
     monkeypatch.setattr(Lexical, "embed", embed)
     async with served(config(tmp_path, capacity=2, batch=1)) as client:

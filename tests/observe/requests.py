@@ -4,10 +4,12 @@ from pipeline.core.errors import HeadgateError, Overloaded
 from pipeline.core.outcomes import STAGES, Place, Reason
 from pipeline.core.ports import Hooks
 from pipeline.core.ticket import Ticket
+from pipeline.observe.layout import Counted
 from pipeline.observe.metrics import ShardMetrics
 from workers.base import Usage
 
 ROUTES = {"docs": ["small"], "chat": ["small"], "code": ["large"]}
+COUNTED = Counted(ROUTES, {"small": ["s1:8000", "s2:8000"], "large": ["l1:8000"]})
 
 
 def open_ticket(hooks: Hooks, route: str | None = "docs", request_id: str = "req-1") -> Ticket:

@@ -14,8 +14,9 @@ from pipeline.observe.exposition import Exposition, ProcessFacts
 from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.ledger import Ledger, Living
 from pipeline.observe.metrics import ShardGauges, ShardMetrics
-from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal
-from tests.observe.test_metrics import Busy
+from pipeline.stages.pump import STATIC
+from tests.observe.requests import COUNTED, ROUTES, complete, end, open_ticket, refusal
+from tests.observe.test_metrics import Busy, fail, small_pool
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -45,7 +46,7 @@ def value(found, name, **labels) -> float:
 
 @pytest.fixture
 def layout() -> MetricsLayout:
-    return MetricsLayout([ROUTES])
+    return MetricsLayout([COUNTED])
 
 
 def test_sums_up_shards_and_keeps_the_loops_apart(layout):
@@ -122,6 +123,42 @@ def test_a_workers_limit_adds_up_over_shards_and_its_wait_does_not(layout):
     assert value(found, "worker_estimated_wait_seconds", worker="small") == 0.75
     assert value(found, "admission_standing", worker="small") == 1
     assert value(found, "admission_standing", worker="large") == 0
+
+
+def test_a_replica_is_as_bad_as_the_shard_says_that_thinks_the_worst_of_it(layout):
+    blocks = [block(layout), block(layout), block(layout)]
+    for shard, cells in enumerate(blocks[:2]):  # the third has only just begun
+        busy = Busy([])
+        busy.pool = small_pool()
+        busy.pool.retries = shard + 1
+        busy.pool.fallbacks = 3
+        busy.pool.looked(1, ok=shard == 0, now=7.0)
+        if shard == 1:
+            fail(busy.pool, 0, 7.0)
+        busy.pool.choose(None, 7.0)
+        ShardGauges(layout, cells).worker("small", busy, 7.0)
+    found = samples(exposition(layout, blocks, no_processes, "1"))
+    one, two = {"worker": "small", "replica": "s1:8000"}, {"worker": "small", "replica": "s2:8000"}
+    assert (value(found, "replica_state", **one), value(found, "replica_state", **two)) == (2, 0)
+    assert (value(found, "replica_healthy", **one), value(found, "replica_healthy", **two)) == (1, 0)
+    assert (value(found, "replica_inflight", **one), value(found, "replica_inflight", **two)) == (1, 1)
+    assert (value(found, "replica_calls_total", **one), value(found, "replica_calls_total", **two)) == (2, 1)
+    assert value(found, "replica_failures_total", **one) == 1
+    assert value(found, "worker_retries_total", worker="small") == 3
+    assert value(found, "worker_fallbacks_total", worker="small") == 6
+    assert ("headgate_replica_state", frozenset({("worker", "large"), ("replica", "l1:8000")})) not in found
+
+
+def test_static_answers_are_counted_by_route(layout):
+    cells = block(layout)
+    metrics = ShardMetrics(layout, cells)
+    ticket = open_ticket(metrics, "chat")
+    ticket.reduced = ("passages=1", STATIC)
+    end(ticket, Reason.DONE, Place.STREAM)
+    found = samples(exposition(layout, [cells], no_processes, "1"))
+    assert value(found, "static_answers_total", route="chat") == 1
+    assert value(found, "static_answers_total", route="docs") == 0
+    assert value(found, "degraded_total", route="chat", step="fewer_passages") == 1
 
 
 def test_what_requests_got_less_of_is_shown_by_route_and_step(layout):

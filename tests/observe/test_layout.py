@@ -8,31 +8,36 @@ from hypothesis import strategies as st
 
 from pipeline.core.outcomes import Place, Priority, Reason
 from pipeline.observe.books import endings, still_open, totals, unrouted
-from pipeline.observe.layout import OUTCOMES, STEPS, UNROUTED, MetricsLayout
+from pipeline.observe.layout import OUTCOMES, STEPS, UNROUTED, Counted, MetricsLayout
 from pipeline.observe.metrics import ShardMetrics
 from pipeline.process.counters import SharedMemory
-from tests.observe.requests import ROUTES, complete, end, open_ticket
+from tests.observe.requests import COUNTED, complete, end, open_ticket
 
-MORE = {"docs": ["small", "large"], "mail": ["small"], "code": ["large", "coder"]}
+MORE = Counted(
+    {"docs": ["small", "large"], "mail": ["small"], "code": ["large", "coder"]},
+    {"small": ["s2:8000", "s3:8000"], "coder": ["c1:8000"], "unused": ["u1:8000"]},
+)
 names = st.sampled_from("abcd")
-configurations = st.dictionaries(names, st.lists(names, min_size=1, max_size=3), max_size=4)
+shares = st.dictionaries(names, st.lists(names, min_size=1, max_size=3), max_size=4)
+configurations = st.builds(Counted, shares, shares)
 
 
 def cells_of(layout: MetricsLayout) -> list[int]:
     """Every cell that means something, as often as it does."""
     used = [layout.opened, layout.connections, layout.lines_dropped, layout.tasks, layout.stalls]
+    used += [layout.relayed, layout.sessions]
     histograms = [layout.lag]
     for stage in layout.stages.values():
         used += stage[:6]
         histograms += [stage.sojourn, stage.service]
     for route in layout.routes.values():
         used += [*range(route.outcomes, route.outcomes + len(Place) * len(Reason)), route.lost, route.offered]
-        used += [*route.gated, *range(route.reduced, route.reduced + len(STEPS))]
+        used += [*route.gated, route.static, *range(route.reduced, route.reduced + len(STEPS))]
         for answer in route.answers.values():
             used += [answer.prompt_tokens, answer.completion_tokens, answer.deltas]
             histograms.append(answer.first_token)
     for worker in layout.workers.values():
-        used += [*worker.gauges(), worker.pushed_back]
+        used += [*worker.gauges(), *worker.followed()]
         histograms.append(worker.inter_token)
         assert set(range(worker.waiting, worker.waiting + len(Priority))) <= set(worker.gauges())
     for first in layout.classes.values():
@@ -46,7 +51,7 @@ def contents(layout: MetricsLayout) -> dict[str, object]:
     return vars(layout)
 
 
-@pytest.mark.parametrize("history", [[ROUTES], [ROUTES, MORE]])
+@pytest.mark.parametrize("history", [[COUNTED], [COUNTED, MORE]])
 def test_no_cell_has_two_meanings_and_few_have_none(history):
     layout = MetricsLayout(history)
     used = cells_of(layout)
@@ -56,7 +61,7 @@ def test_no_cell_has_two_meanings_and_few_have_none(history):
 
 
 def test_what_ends_lies_below_what_is_offered():
-    layout = MetricsLayout([ROUTES])
+    layout = MetricsLayout([COUNTED])
     last_outcome = max(r.outcomes for r in layout.routes.values()) + len(Place) * len(Reason) - 1
     offered = [r.offered for r in layout.routes.values()]
     assert last_outcome < min(offered)
@@ -65,28 +70,33 @@ def test_what_ends_lies_below_what_is_offered():
 
 class TestGrowth:
     def test_what_is_known_keeps_its_cells(self):
-        layout, before = MetricsLayout([ROUTES]), MetricsLayout([ROUTES])
+        layout, before = MetricsLayout([COUNTED]), MetricsLayout([COUNTED])
         layout.extend(MORE)
         assert layout.size > before.size
         assert min(set(cells_of(layout)) - set(cells_of(before))) >= before.size
         assert set(cells_of(before)) < set(cells_of(layout))
         for name, worker in before.workers.items():
-            assert layout.workers[name] == worker
+            grown = layout.workers[name]
+            assert grown._replace(replicas={}) == worker._replace(replicas={})
+            assert worker.replicas.items() <= grown.replicas.items()
+        assert list(layout.workers["small"].replicas) == ["s1:8000", "s2:8000", "s3:8000"]
+        assert list(layout.workers["coder"].replicas) == ["c1:8000"]
+        assert "unused" not in layout.workers
         assert list(layout.routes["docs"].answers) == ["small", "large"]
         assert list(layout.routes) == ["-", "docs", "chat", "code", "mail"]
 
     def test_what_is_not_new_changes_nothing(self):
-        layout = MetricsLayout([ROUTES])
-        layout.extend({"docs": ["small"]})
-        layout.extend({})
-        assert contents(layout) == contents(MetricsLayout([ROUTES]))
+        layout = MetricsLayout([COUNTED])
+        layout.extend(Counted({"docs": ["small"]}, {"small": ["s1:8000"]}))
+        layout.extend(Counted())
+        assert contents(layout) == contents(MetricsLayout([COUNTED]))
 
     def test_says_beforehand_whether_there_is_room(self):
-        layout, grown = MetricsLayout([ROUTES]), MetricsLayout([ROUTES, MORE])
+        layout, grown = MetricsLayout([COUNTED]), MetricsLayout([COUNTED, MORE])
         assert layout.fits(MORE, grown.size)
         assert not layout.fits(MORE, grown.size - 1)
-        assert layout.fits(ROUTES, layout.size)
-        assert contents(layout) == contents(MetricsLayout([ROUTES]))
+        assert layout.fits(COUNTED, layout.size)
+        assert contents(layout) == contents(MetricsLayout([COUNTED]))
 
     @given(st.lists(configurations, min_size=1, max_size=5))
     def test_its_history_makes_the_same_elsewhere(self, configurations):
@@ -98,13 +108,15 @@ class TestGrowth:
         used = cells_of(layout)
         assert len(used) == len(set(used))
         for configuration in configurations:
-            for route, workers in configuration.items():
+            for route, workers in configuration.routes.items():
                 assert set(workers) <= set(layout.routes[route].answers)
                 assert set(workers) <= set(layout.workers)
+        for worker, replicas in configurations[-1].replicas.items():
+            assert worker not in layout.workers or set(replicas) <= set(layout.workers[worker].replicas)
 
     def test_those_who_count_find_the_new_cells(self):
-        layout = MetricsLayout([ROUTES])
-        cells = [0] * MetricsLayout([ROUTES, MORE]).size
+        layout = MetricsLayout([COUNTED])
+        cells = [0] * MetricsLayout([COUNTED, MORE]).size
         metrics = ShardMetrics(layout, cells)
         layout.extend(MORE)
         end(open_ticket(metrics, "mail"), Reason.DONE, Place.STREAM)
@@ -113,7 +125,7 @@ class TestGrowth:
 
 
 def test_a_copy_is_the_block_without_the_room_behind_it():
-    layout = MetricsLayout([ROUTES, MORE])
+    layout = MetricsLayout([COUNTED, MORE])
     memory = SharedMemory.create(shards=1, block=layout.size + 64)
     for cell in range(layout.size + 64):
         memory.blocks[0][cell] = cell
@@ -124,7 +136,7 @@ def test_a_copy_is_the_block_without_the_room_behind_it():
 @pytest.mark.slow
 def test_nothing_ends_before_it_was_offered_in_a_part_that_was_added_while_a_shard_writes():
     """Another process writes without pause, to routes of three parts: a copy is never one moment, and never absurd."""
-    layout = MetricsLayout([ROUTES, MORE, {"late": ["small"]}])
+    layout = MetricsLayout([COUNTED, MORE, Counted({"late": ["small"]})])
     memory = SharedMemory.create(shards=1, block=layout.size)
     writer = os.fork()
     if writer == 0:

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from pipeline.core.outcomes import Outcome
 from pipeline.observe.books import endings, offered, still_open, unrouted
-from pipeline.observe.layout import MetricsLayout
+from pipeline.observe.layout import Counted, MetricsLayout
 from pipeline.observe.ledger import Ledger, Living
 from pipeline.observe.metrics import ShardGauges, ShardMetrics
-from tests.observe.requests import ROUTES, complete, open_ticket
+from tests.observe.requests import COUNTED, complete, open_ticket
 
 SHARDS = 2
 
@@ -48,7 +48,7 @@ class Daemon:
 
 @pytest.fixture
 def daemon() -> Daemon:
-    return Daemon(MetricsLayout([ROUTES]))
+    return Daemon(MetricsLayout([COUNTED]))
 
 
 def test_what_a_dead_process_counted_stays_and_its_open_requests_are_lost(daemon):
@@ -91,7 +91,7 @@ def test_what_died_before_the_layout_grew_still_counts(daemon):
     seat = daemon.born(0)
     daemon.work(seat, completed=2)
     daemon.die(seat)
-    daemon.layout.extend({"new": ["fresh"]})
+    daemon.layout.extend(Counted({"new": ["fresh"]}))
     seat = daemon.born(1)
     metrics = ShardMetrics(daemon.layout, daemon.blocks[seat])
     open_ticket(metrics, "new")
@@ -114,7 +114,7 @@ EVENTS = st.one_of(
 @settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=25))
 def test_no_counter_ever_goes_back_and_the_identity_holds(events):
-    layout = MetricsLayout([ROUTES])
+    layout = MetricsLayout([COUNTED])
     daemon = Daemon(layout)
     counters = sorted(set(range(layout.size)) - set(layout.gauges()))
     before = daemon.ledger.read()

@@ -21,7 +21,7 @@ from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.logs import Logs
 from pipeline.observe.metrics import ShardMetrics
 from pipeline.observe.observers import Observers
-from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal, refuse
+from tests.observe.requests import COUNTED, complete, end, open_ticket, refusal, refuse
 from workers.base import ChatMessage, Parameters, Usage
 
 
@@ -58,7 +58,7 @@ def start(log_file):
 
 
 def hooks_of(logs: Logs) -> Observers:
-    layout = MetricsLayout([ROUTES])
+    layout = MetricsLayout([COUNTED])
     return Observers(ShardMetrics(layout, [0] * layout.size), logs.hooks())
 
 
@@ -197,7 +197,7 @@ class TestRequests:
                 raise ZeroDivisionError
 
         start()
-        layout = MetricsLayout([ROUTES])
+        layout = MetricsLayout([COUNTED])
         cells = [0] * layout.size
         complete(Observers(ShardMetrics(layout, cells), [Broken()]))
         (line,) = log_file[1]()
@@ -213,8 +213,9 @@ class TestRequests:
         ticket.passages = 4
         ticket.worker = "small"
         ticket.sojourn[0], ticket.service[0] = 0.0012345, 0.5
-        error = BackendFailed("The backend failed: and quoted the prompt", reason="backend_status", backend_status=503)
-        end(ticket, Reason.BACKEND_STATUS, Place.INFERENCE, error)
+        seen = "The backend failed: and quoted the prompt"
+        error = BackendFailed(seen, reason="backend_unavailable", backend_status=503)
+        end(ticket, Reason.BACKEND_UNAVAILABLE, Place.INFERENCE, error)
         logs.writer.flush()
         (line,) = log_file[1]()
         timestamp = line.pop("timestamp")
@@ -229,7 +230,7 @@ class TestRequests:
             "worker": "small",
             "outcome": "failed",
             "stage": "inference",
-            "reason": "backend_status",
+            "reason": "backend_unavailable",
             "backend_status": 503,
             "stream": True,
             "duration_ms": 2000.0,
@@ -416,7 +417,7 @@ class TestLevel:
 
     def test_what_ended_before_a_change_is_still_shown(self, start, log_file):
         logs = start(level="info")
-        layout = MetricsLayout([ROUTES])
+        layout = MetricsLayout([COUNTED])
         later: list[object] = []
         handle = SimpleNamespace(cancel=lambda: None)
         observers = Observers(

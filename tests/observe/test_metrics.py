@@ -9,15 +9,17 @@ from pipeline.core.outcomes import OUTCOME_OF, Outcome, Place, Priority, Reason
 from pipeline.core.queue import QueueStatistics
 from pipeline.core.ticket import Ticket
 from pipeline.observe.books import book_lost, by_class, endings, offered, still_open, totals, unrouted
-from pipeline.observe.layout import INTER_TOKEN_BOUNDS, QUEUE_BOUNDS, STEPS, UNROUTED, MetricsLayout
+from pipeline.observe.layout import INTER_TOKEN_BOUNDS, QUEUE_BOUNDS, STEPS, UNROUTED, Counted, MetricsLayout
 from pipeline.observe.metrics import ShardGauges, ShardMetrics, observe, observe_all
-from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal
+from pipeline.policy.breaker import BreakerRules
+from pipeline.policy.pool import Pool, PoolRules, Result
+from tests.observe.requests import COUNTED, complete, end, open_ticket, refusal
 from workers.base import Usage
 
 
 @pytest.fixture
 def layout() -> MetricsLayout:
-    return MetricsLayout([ROUTES])
+    return MetricsLayout([COUNTED])
 
 
 @pytest.fixture
@@ -147,7 +149,7 @@ class TestObservations:
         assert cells[answer.first_token.total] == 20_000_000
 
     def test_each_worker_of_a_route_has_its_own(self):
-        layout = MetricsLayout([{"docs": ["small", "large"]}])
+        layout = MetricsLayout([Counted({"docs": ["small", "large"]})])
         cells = [0] * layout.size
         metrics = ShardMetrics(layout, cells)
         complete(metrics)
@@ -187,7 +189,7 @@ class TestObservations:
         )
     )
     def test_many_at_once_are_booked_as_one_by_one(self, gaps):
-        layout = MetricsLayout([ROUTES])
+        layout = MetricsLayout([COUNTED])
         histogram = layout.workers["small"].inter_token
         together, alone = [0] * layout.size, [0] * layout.size
         observe_all(together, histogram, list(gaps))
@@ -246,17 +248,82 @@ class TestGauges:
         ShardGauges(layout, cells).worker("small", Busy([]), 7.0)
         book_lost(layout, cells)
         w = layout.workers["small"]
-        assert [cells[index] for index in range(w.inflight, w.inter_token.first)] == [0] * 9 + [3]
+        assert [cells[index] for index in range(w.inflight, w.inter_token.first)] == [0] * 9 + [3, 0, 0]
 
     def test_a_worker_that_is_gone_does_nothing_and_its_counts_stay(self, layout, cells):
         gauges = ShardGauges(layout, cells)
         gauges.workers({"small": Busy([]), "large": Busy([])}, 7.0)
         gauges.workers({"large": Busy([])}, 8.0)
         small, large = layout.workers["small"], layout.workers["large"]
-        assert [cells[index] for index in small.gauges()] == [0] * 9
+        assert not any(cells[index] for index in small.gauges())
         assert (cells[small.pushed_back], cells[large.pushed_back], cells[large.inflight]) == (3, 3, 8)
         gauges.workers({"small": Busy([]), "large": Busy([])}, 9.0)  # a new lane, which counts from zero
         assert (cells[small.pushed_back], cells[large.pushed_back], cells[small.inflight]) == (6, 3, 8)
+
+
+class TestReplicas:
+    def replica(self, layout: MetricsLayout, cells, name: str) -> dict[str, int]:
+        where = layout.workers["small"].replicas[name]
+        return {field: cells[cell] for field, cell in where._asdict().items()}
+
+    def test_each_shows_its_circuit_and_what_it_did(self, layout, cells):
+        gauges, busy = ShardGauges(layout, cells), Busy([])
+        busy.pool = pool = small_pool()
+        fail(pool, 0, 7.0)
+        pool.choose(None, 7.0)
+        pool.retries, pool.fallbacks = 2, 5
+        gauges.worker("small", busy, 7.25)
+        first, second = (self.replica(layout, cells, name) for name in ("s1:8000", "s2:8000"))
+        assert first == {"state": 3, "healthy": 1, "inflight": 0, "reopens": 750_000_000, "calls": 1, "failures": 1}
+        assert second == {"state": 1, "healthy": 1, "inflight": 1, "reopens": 0, "calls": 1, "failures": 0}
+        w = layout.workers["small"]
+        assert (cells[w.retries], cells[w.fallbacks]) == (2, 5)
+        pool.looked(1, ok=False, now=8.0)
+        pool.choose(None, 8.0, avoid={1})
+        gauges.worker("small", busy, 8.0)
+        first, second = (self.replica(layout, cells, name) for name in ("s1:8000", "s2:8000"))
+        assert (first["state"], first["reopens"], first["calls"]) == (2, 100_000_000, 2)
+        assert (second["state"], second["healthy"], second["calls"]) == (1, 0, 1)
+        assert (cells[w.retries], cells[w.fallbacks]) == (2, 5)
+
+    def test_one_that_is_gone_shows_nothing_and_its_counts_stay(self, layout, cells):
+        gauges, busy = ShardGauges(layout, cells), Busy([])
+        busy.pool = pool = small_pool()
+        fail(pool, 0, 7.0)
+        gauges.workers({"small": busy}, 7.0)
+        pool.renew(["s2:8000", "new:8000"], pool.rules)
+        pool.choose(None, 7.0)
+        gauges.workers({"small": busy}, 8.0)
+        assert self.replica(layout, cells, "s1:8000") == {
+            "state": 0, "healthy": 0, "inflight": 0, "reopens": 0, "calls": 1, "failures": 1,
+        }  # fmt: skip
+        pool.renew(["s1:8000"], pool.rules)
+        fail(pool, 0, 9.0)
+        gauges.workers({"small": busy}, 9.0)
+        assert self.replica(layout, cells, "s1:8000")["failures"] == 2
+        gauges.workers({}, 10.0)
+        busy.pool = small_pool()
+        fail(busy.pool, 0, 10.0)
+        gauges.workers({"small": busy}, 10.0)  # another pool, which counts from zero
+        assert self.replica(layout, cells, "s1:8000")["failures"] == 3
+        book_lost(layout, cells)
+        assert not any(self.replica(layout, cells, "s1:8000")[field] for field in ("state", "healthy", "reopens"))
+        assert self.replica(layout, cells, "s1:8000")["calls"] == 3
+
+
+def small_pool() -> Pool:
+    return Pool(["s1:8000", "s2:8000"], PoolRules(affinity=True, concurrency=None, slow_start=0.0, breaker=_LONE))
+
+
+def fail(pool: Pool, index: int, now: float) -> None:
+    """A call of the replica fails, and its circuit opens."""
+    attempt = pool.choose(None, now, {0, 1} - {index})
+    assert attempt is not None
+    assert attempt.index == index
+    pool.ended(attempt, now, Result.FAULT)
+
+
+_LONE = BreakerRules(failures=1)
 
 
 class Busy:
@@ -267,6 +334,7 @@ class Busy:
     waiting = (0, 1, 20, 300)
     standing = True
     pushed_back = 3
+    pool: Pool | None = None
     allowed_wait = 0.4
     estimate = 0.25
 

@@ -9,7 +9,7 @@ from pipeline.observe.books import totals
 from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.metrics import ShardMetrics
 from pipeline.observe.observers import Observers, Selective
-from tests.observe.requests import ROUTES, complete, end, open_ticket, refusal, refuse
+from tests.observe.requests import COUNTED, complete, end, open_ticket, refusal, refuse
 
 
 class Seen(Hooks):
@@ -21,7 +21,7 @@ class Seen(Hooks):
 
 
 async def test_outcomes_count_at_once_and_the_rest_together_soon_after():
-    layout = MetricsLayout([ROUTES])
+    layout = MetricsLayout([COUNTED])
     cells = [0] * layout.size
     seen = Seen()
     observers = Observers(ShardMetrics(layout, cells), [seen], asyncio.get_running_loop().call_later)
@@ -36,7 +36,7 @@ async def test_outcomes_count_at_once_and_the_rest_together_soon_after():
 
 
 async def test_what_waits_is_bounded_and_flushed_at_the_end():
-    layout = MetricsLayout([ROUTES])
+    layout = MetricsLayout([COUNTED])
     seen = Seen()
     metrics = ShardMetrics(layout, [0] * layout.size)
     observers = Observers(metrics, [seen], asyncio.get_running_loop().call_later)
@@ -63,7 +63,7 @@ class NoLater:
 
 @pytest.fixture
 def layout() -> MetricsLayout:
-    return MetricsLayout([ROUTES])
+    return MetricsLayout([COUNTED])
 
 
 def test_a_refusal_that_nobody_wants_to_see_leaves_nothing_to_do(layout):

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.core.outcomes import Place, Reason
 from pipeline.observe import overview
-from pipeline.observe.layout import REASONS, MetricsLayout
+from pipeline.observe.layout import REASONS, Counted, MetricsLayout
 from pipeline.observe.ledger import Ledger, Living
 
 
@@ -14,7 +14,7 @@ class Blocks:
     """Two shards; `up` says which of them do their work."""
 
     def __init__(self) -> None:
-        self.layout = MetricsLayout([{"docs": ["a", "b"]}])
+        self.layout = MetricsLayout([Counted({"docs": ["a", "b"]}, {"a": ["a1", "a2"]})])
         self.cells = [memoryview(mmap.mmap(-1, self.layout.size * 8)).cast("Q") for _ in range(2)]
         self.up = [0, 1]
         self.ledger = Ledger(self.layout, 2, lambda: [Living(shard, self.cells[shard], True) for shard in self.up])
@@ -37,6 +37,22 @@ def test_a_shard_that_is_down_changes_no_wait_and_has_no_places(blocks):
     assert (figures.allowed_wait_s, figures.standing) == (2.0, True)
     shown = overview.stages(blocks.ledger)[0]
     assert (shown.capacity, shown.shards[0].capacity, shown.shards[1].capacity) == (512, 0, 512)
+
+
+def test_a_replica_is_as_bad_as_the_shard_says_that_thinks_the_worst_of_it(blocks):
+    one, two = blocks.layout.workers["a"].replicas.values()
+    first, second = blocks.cells
+    for cell, value in zip(one, [1, 1, 4, 0, 10, 1], strict=True):
+        first[cell] = value
+    for cell, value in zip(one, [3, 0, 2, 2_500_000_000, 20, 7], strict=True):
+        second[cell] = value
+    first[two.calls] = 3  # which it had before it was taken out
+    figures = overview.workers(blocks.ledger)["a"]
+    assert figures.replicas == [overview.ReplicaFigures("a1", "open", False, 6, 30, 8, 0.0)]
+    blocks.up = [1]
+    blocks.ledger.retire(0, first)
+    figures = overview.workers(blocks.ledger)["a"]
+    assert figures.replicas == [overview.ReplicaFigures("a1", "open", False, 2, 30, 8, 2.5)]
 
 
 def test_with_no_shard_left_there_are_figures_all_the_same(blocks):

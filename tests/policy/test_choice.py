@@ -7,8 +7,10 @@ from math import sqrt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
-from pipeline.policy.choice import by_chance, by_session
+from pipeline.policy.affinity import owner
+from pipeline.policy.choice import by_chance, by_session, replica_seed, scores
 
 SESSIONS = [f"conversation-{number:06x}" for number in range(4000)]
 weights = st.dictionaries(
@@ -109,3 +111,18 @@ def test_a_session_s_worker_is_the_same_in_every_version():
 def test_of_nobody_none_can_be_chosen(choose):
     with pytest.raises(ValueError, match="no worker"):
         choose()
+
+
+def test_replicas_are_ranked_the_same_by_every_process_and_version():
+    seeds = [replica_seed(name) for name in ("10.0.0.1:8000", "0")]
+    assert seeds == [xxh3_64_intdigest(b"replica 10.0.0.1:8000"), xxh3_64_intdigest(b"replica 0")]
+    assert scores("conversation-1", seeds) == [xxh3_64_intdigest(b"conversation-1", seed) for seed in seeds]
+    assert scores("", []) == []
+
+
+def test_which_replica_a_session_prefers_says_nothing_of_its_shard():
+    """Shard 0 owns half of the sessions; half of these prefer replica 0."""
+    seeds = [replica_seed(str(number)) for number in range(2)]
+    owned = [session for session in SESSIONS if owner(session, range(2)) == 0]
+    first = sum(own[0] > own[1] for own in (scores(session, seeds) for session in owned))
+    assert_in_proportion(Counter({"0": first, "1": len(owned) - first}), {"0": 1.0, "1": 1.0}, len(owned))

@@ -14,6 +14,7 @@ from config.schema import Config
 from pipeline.knowledge.places import socket_address
 from pipeline.observe.exposition import Exposition
 from pipeline.observe.ledger import Ledger, Living
+from pipeline.observe.usage import UsageTable
 from pipeline.process import demand
 from pipeline.process.admin_types import DaemonStatus, ProcessStatus
 from pipeline.process.control import Applied, Change
@@ -58,13 +59,17 @@ class LocalControl:
         self._memory = memory
         layout = demand.layout(configured)
         self.ledger = Ledger(layout, SHARDS, self._living)
-        self._exposition = Exposition(self.ledger, list, "1.2.3")
+        self.used = UsageTable()
+        self._exposition = Exposition(self.ledger, list, "1.2.3", usage=self.used)
 
     def _living(self) -> list[Living]:
         return [Living(peer.shard, self._memory.blocks[peer.seat], True) for peer in self._memory.peers()]
 
     def metrics(self) -> bytes:
         return self._exposition.render()
+
+    def usage(self) -> UsageTable:
+        return self.used
 
     def status(self) -> DaemonStatus:
         processes = [ProcessStatus("supervisor", "ready", 1, 0, 5.0)]

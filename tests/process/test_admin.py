@@ -31,6 +31,17 @@ class TestReading:
         assert (answer["version"], answer["admin"]) == ("1.2.3", operator.desk.address)
         assert [process["name"] for process in answer["processes"]] == ["supervisor", "shard 0", "shard 1"]
 
+    @pytest.mark.parametrize("by", ["", "keys", "key,,route", "worker,model", "key, route"])
+    async def test_usage_by_what_there_is_not(self, operator, by):
+        status, code, message = await operator.failed("GET", f"/usage?by={by.replace(' ', '%20')}")
+        assert (status, code) == (400, "invalid_value")
+        assert "key, route, worker" in message
+        assert (await operator.failed("GET", "/usage?since=1"))[:2] == (400, "unknown_parameter")
+
+    async def test_usage_of_nobody_is_nothing(self, operator):
+        status, answer = await operator.call("GET", "/usage?by=worker,key")
+        assert (status, answer["rows"], answer["total"]["requests"]) == (200, [], 0)
+
     async def test_each_shard_with_its_process_and_its_requests(self, operator):
         layout = operator.control.ledger.layout
         operator.memory.seats[1].load = 5
@@ -71,6 +82,38 @@ class TestReading:
         figures = answer[0]["figures"]
         assert (figures["limit"], figures["waiting"]["high"]) == (16, 5)
         assert (figures["estimated_wait_s"], figures["allowed_wait_s"]) == (1.5, 2.5)
+
+    async def test_each_replica_is_shown_as_the_shard_says_that_thinks_the_worst_of_it(self, operator):
+        where = operator.control.ledger.layout.workers["echo"]
+        for shard, state in enumerate((1, 3)):
+            block, replica = cells(operator, shard), where.replicas["0"]
+            for cell, value in zip(replica, (state, 1, 2, 1_500_000_000 * shard, 10, 6 * shard), strict=True):
+                block[cell] = value
+            block[where.retries] = block[where.fallbacks] = 1 + shard
+        _, answer = await operator.call("GET", "/workers/echo")
+        assert (answer["figures"]["retries"], answer["figures"]["fallbacks"]) == (3, 3)
+        assert answer["figures"]["replicas"] == [
+            {
+                "name": "0",
+                "state": "open",
+                "healthy": True,
+                "in_flight": 4,
+                "calls": 20,
+                "failures": 6,
+                "reopens_s": 0.0,
+            }
+        ]
+
+    async def test_who_falls_back_on_a_worker(self, tmp_path):
+        routes = [{"name": "echo", "worker": "echo", "fallback": ["spare", "a/big:model.v1"]}]
+        async with operated(tmp_path, config(routes=routes)) as operator:
+            _, answer = await operator.call("GET", "/workers")
+        assert {worker["name"]: worker["fallback_of"] for worker in answer} == {
+            "echo": [],
+            "spare": ["echo"],
+            "a/big:model.v1": ["echo"],
+        }
+        assert answer[1]["figures"]["replicas"] == []  # no shard has shown any yet
 
     async def test_who_uses_a_worker_and_with_which_weight(self, operator):
         _, answer = await operator.call("GET", "/workers")

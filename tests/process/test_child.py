@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pipeline.observe.layout import Counted
 from pipeline.process.child import Inheritance, pin
 from pipeline.process.counters import SharedMemory, State
 from pipeline.process.handout import handout
@@ -21,6 +22,7 @@ from tests.process.test_keeper import House, ready, until
 
 pytestmark = pytest.mark.slow
 
+COUNTED = Counted({"echo": ["echo"]}, {"echo": ["0"]})
 PARENT = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
@@ -74,7 +76,7 @@ async def keep(memory, monkeypatch):
     def kept(*, shard: int = 0, **server: object) -> Iterator[tuple[Keeper, House]]:
         name = "knowledge" if shard < 0 else f"shard {shard}"
         seats = OneSeat(memory.knowledge) if shard < 0 else ShardSeats(memory)
-        with handout(config(server=server, logging={"level": "warning"}), [{"echo": ["echo"]}]) as file:
+        with handout(config(server=server, logging={"level": "warning"}), [COUNTED]) as file:
             born = Inheritance(name, shard, os.getpid(), -1, memory.descriptor, file.descriptor, -1, -1, edition=4)
             house = House()
             keepers.append(Keeper("tests.process.talkative", lambda: born, seats, Limits(10.0, 10), house))
@@ -111,7 +113,7 @@ async def test_knows_the_layout_and_its_seat(keep, capfd):
         await ready(keeper)
         await keeper.stop(5)
     born = next(line for line in events(capfd) if line["event"] == "born")
-    assert (born["seat"], born["edition"], born["layout"]) == (0, 4, [{"echo": ["echo"]}])
+    assert (born["seat"], born["edition"], born["layout"]) == (0, 4, [msgspec.to_builtins(COUNTED)])
 
 
 async def test_signals_that_are_meant_for_the_supervisor_do_not_end_it(keep):

@@ -4,6 +4,7 @@ from contextlib import closing
 import pytest
 
 from config.schema import ServerSection
+from pipeline.observe.layout import Counted
 from pipeline.observe.ledger import Ledger, Living
 from pipeline.process import demand
 from pipeline.process.counters import SharedMemory
@@ -32,19 +33,21 @@ def test_who_needs_the_knowledge_process(routes, wanted, essential):
 
 def test_counters_follow_routes_and_their_workers():
     workers = [{"name": name, "kind": "echo"} for name in ("echo", "small", "spare")]
+    workers.append({"name": "pool", "kind": "openai", "replicas": ["http://a:8000/v1", "http://b:8000/v1"]})
     shared = {"name": "shared", "workers": [{"worker": "echo"}, {"worker": "small", "weight": 0.0}]}
-    layout = demand.layout(config(workers=workers, routes=[PLAIN, shared]))
+    layout = demand.layout(config(workers=workers, routes=[PLAIN | {"fallback": ["pool"]}, shared]))
     assert list(layout.routes) == ["-", "plain", "shared"]
-    assert list(layout.workers) == ["echo", "small"]
-    assert layout.history == [{"plain": ["echo"], "shared": ["echo", "small"]}]
+    assert list(layout.workers) == ["echo", "pool", "small"]
+    replicas = {"echo": ["0"], "small": ["0"], "pool": ["a:8000/v1", "b:8000/v1"]}
+    assert layout.history == [Counted({"plain": ["echo", "pool"], "shared": ["echo", "small"]}, replicas)]
 
 
 def test_there_is_room_for_what_comes_later():
     layout = demand.layout(config())
     room = demand.room(layout.size)
-    assert layout.fits({f"route {n}": [f"worker {n % 200}"] for n in range(2000)}, room)
+    assert layout.fits(Counted({f"route {n}": [f"worker {n % 200}"] for n in range(2000)}), room)
     for n in range(2000):  # one at a time takes more
-        layout.extend({f"route {n}": [f"worker {n % 200}", f"worker {(n + 1) % 200}"]})
+        layout.extend(Counted({f"route {n}": [f"worker {n % 200}", f"worker {(n + 1) % 200}"]}))
     assert layout.size <= room
 
 
@@ -54,7 +57,7 @@ def test_room_that_is_not_used_costs_no_memory():
         ledger = Ledger(layout, 4, lambda: [Living(shard, memory.blocks[shard], True) for shard in range(4)])
         for shard in range(4):
             memory.blocks[shard][layout.opened] = 1
-            assert layout.fits({"more": ["echo"]}, memory.room)
+            assert layout.fits(Counted({"more": ["echo"]}), memory.room)
         assert ledger.read().total[layout.opened] == 4
         ledger.retire(3, memory.blocks[3])
         assert memory.room * 8 > 8 << 20

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 from config.load import decode
+from pipeline.observe.layout import Counted
 from pipeline.process.handout import handout, read
 from tests.flows import config
 
@@ -10,18 +11,18 @@ SECOND = config(routes=[{"name": "two", "worker": "echo"}])
 
 
 def test_a_child_reads_what_was_in_force_when_it_was_born():
-    history = [{"one": ["echo"]}]
+    history = [Counted({"one": ["echo"]}, {"echo": ["0"]})]
     with handout(FIRST, history) as file:
         early = os.dup(file.descriptor)  # as a child that is born now inherits it
         assert file.edition == 0
-        file.renew(SECOND, [*history, {"two": ["echo"]}])
+        file.renew(SECOND, [*history, Counted({"two": ["echo"]})])
         late = os.dup(file.descriptor)
         assert file.edition == 1
     old, new = read(early), read(late)
     assert decode(old.config) == FIRST
-    assert old.layout == [{"one": ["echo"]}]
+    assert old.layout == history
     assert decode(new.config) == SECOND
-    assert new.layout == [{"one": ["echo"]}, {"two": ["echo"]}]
+    assert new.layout == [*history, Counted({"two": ["echo"]})]
 
 
 def test_several_may_read_it():

@@ -13,6 +13,7 @@ from structlog.testing import LogCapture
 from config.errors import ConfigError, Problem
 from config.load import decode
 from config.schema import Config
+from pipeline.observe.layout import Counted
 from pipeline.process import demand
 from pipeline.process.control import ReloadFailed
 from pipeline.process.link import Abort, Commit, Committed, Message, Prepare, Prepared
@@ -39,7 +40,7 @@ class Shard:
         self.killed: str | None = None
         self.told: list[str] = []
         self.running: Config | None = None
-        self.layout: list[dict[str, list[str]]] = []  # that it was sent
+        self.layout: list[Counted] = []  # that it was sent
         self._daemon = daemon
         self._prepared: tuple[int, Config] | None = None
 

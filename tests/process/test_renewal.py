@@ -10,7 +10,7 @@ import pytest
 
 from config.load import encode
 from config.schema import Config
-from pipeline.observe.layout import MetricsLayout
+from pipeline.observe.layout import Counted, MetricsLayout
 from pipeline.process import demand
 from pipeline.process.link import Abort, Commit, Committed, Message, Prepare, Prepared
 from pipeline.process.renewal import Renewal
@@ -130,8 +130,8 @@ async def test_what_was_called_off_or_overtaken_is_not_run():
 
 async def test_one_that_is_several_changes_behind_lays_its_counters_out_as_the_others_did():
     others = demand.layout(BEGUN)
-    others.extend({"gone": ["gone"]})
-    others.extend({"gone too": ["gone", "echo"]})
+    others.extend(Counted({"gone": ["gone"]}))
+    others.extend(Counted({"gone too": ["gone", "echo"]}))
     history = others.history
     others.extend(demand.counted(TWO))
     async with shard() as it:

@@ -1,13 +1,23 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from pipeline.core.errors import ContextLength
 from pipeline.core.messages import AssembleOutput, Cut, PromptRequest, RagOutput
+from pipeline.core.queue import StageQueue
 from pipeline.core.ticket import Ticket
-from pipeline.stages.assemble import PromptPlan, assemble, split_turns
+from pipeline.stages.assemble import ASK_SECONDS, AssembleStage, PromptPlan, assemble, learn, split_turns
 from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate
-from workers.base import ChatMessage, Parameters, Passage
+from workers.base import ChatMessage, EmbeddingRequest, GenerationRequest, Parameters, Passage
+
+NOWHERE: Any = None  # the stage after this one: what is made is looked at here
 
 
 def words(text: str) -> int:
@@ -122,3 +132,158 @@ def test_never_over_budget_and_the_newest_turn_always_stays(talk: list[tuple[str
     assert list(out.messages[len(out.messages) - len(newest) :]) == newest
     assert out.passages == passages[: len(out.passages)]
     assert out.cut.passages == len(passages) - len(out.passages)
+
+
+class Counting:
+    """A counter of words whose model makes `true` tokens of each, and whose server knows that; None: it does not
+    tell."""
+
+    count = staticmethod(words)
+    inline_chars = 10_000
+    can_ask = True
+
+    def __init__(self, factor: float = 1.0, true: float | None = None) -> None:
+        self.factor = factor
+        self.true = true
+        self.asks = True
+        self.asked: list[int] = []  # words of each prompt
+        self.learnt: list[tuple[int, int]] = []
+
+    async def ask(self, request: GenerationRequest, within: float) -> int | None:
+        assert 0.0 < within <= ASK_SECONDS
+        self.asked.append(sum(words(m.text) for m in request.messages))
+        return None if self.true is None else round(self.true * self.asked[-1])
+
+    def learn(self, counted: int, reported: int) -> None:
+        self.learnt.append((counted, reported))
+
+
+def on_course(message: RagOutput, plan: PromptPlan, **fields: object) -> RagOutput:
+    request = structs.replace(message.request, course=SimpleNamespace(plan=plan), **fields)
+    return structs.replace(message, request=request)
+
+
+@asynccontextmanager
+async def assembling() -> AsyncIterator[Callable[[RagOutput], Awaitable[AssembleOutput]]]:
+    stage = AssembleStage(StageQueue(4), NOWHERE, 2, asyncio.get_running_loop().time, estimate=words)
+
+    async def handle(message: RagOutput) -> AssembleOutput:
+        out = stage.handle(message)
+        made = out if isinstance(out, AssembleOutput) else await out
+        assert made is not None
+        assert message.request.ticket.prompt_tokens == made.prompt_tokens
+        return made
+
+    try:
+        yield handle
+    finally:
+        stage.close()
+
+
+LONG_TALK = [turn for n in range(8) for turn in (message("user", f"q{n} " * 10), message("assistant", f"a{n} " * 10))]
+LONG_TALK.append(message("user", "now " * 10))
+
+
+def test_the_factor_makes_the_window_smaller_and_the_prompt_longer():
+    out = assemble(rag(TALK), PromptPlan(1000, 100), words, 2.0)
+    plain = assemble(rag(TALK), PromptPlan(1000, 100), words)
+    assert (out.prompt_tokens, out.counted) == (2 * plain.prompt_tokens, plain.prompt_tokens)
+    assert assemble(rag(LONG_TALK), PromptPlan(400, 100), words).cut == Cut()
+    cut = assemble(rag(LONG_TALK), PromptPlan(400, 100), words, 2.0)
+    assert cut.cut.turns > 0
+    assert cut.prompt_tokens == 2 * cut.counted <= 300
+    with pytest.raises(ContextLength, match="take about 162"):
+        assemble(rag([message("user", "w " * 100)]), PromptPlan(200, 100), words, 1.5)
+
+
+async def test_far_from_the_window_nobody_is_asked():
+    counter = Counting(true=1.0)
+    async with assembling() as handle:
+        await handle(on_course(rag(TALK), PromptPlan(1000, 100, counter=counter)))
+    assert counter.asked == []
+
+
+async def test_near_the_window_the_server_is_asked_and_believed():
+    counter = Counting(factor=2.0, true=0.9)
+    async with assembling() as handle:
+        out = await handle(on_course(rag(LONG_TALK), PromptPlan(400, 100, counter=counter)))
+    assert (out.cut, out.rewritten) == (Cut(), False)  # by our own count, twice as long, turns would have been cut
+    assert counter.asked == [170]
+    assert out.prompt_tokens == 153
+    assert counter.learnt == [(238, 153)]
+
+
+async def test_what_is_too_long_by_the_server_s_count_is_cut_by_it_and_asked_about_again():
+    counter = Counting(true=4.0)
+    async with assembling() as handle:
+        out = await handle(on_course(rag(LONG_TALK), PromptPlan(400, 100, counter=counter)))
+    assert out.cut.turns > 0
+    assert out.rewritten
+    assert len(counter.asked) == 2
+    assert out.prompt_tokens == 4 * counter.asked[-1] <= 300
+
+
+async def test_what_must_stay_is_counted_by_itself_before_it_is_refused():
+    """The older turns made the ratio; the newest one alone is short by the server's count."""
+    old = [message("user", "dense " * 200), message("assistant", "ok")]
+    talk = [*old, message("user", "now " * 120)]
+
+    class Uneven(Counting):
+        async def ask(self, request: GenerationRequest, within: float) -> int | None:
+            await super().ask(request, within)
+            return sum(words(m.text) * (9 if "dense" in m.text else 1) for m in request.messages)
+
+    counter = Uneven()
+    async with assembling() as handle:
+        out = await handle(on_course(rag(talk), PromptPlan(350, 50, counter=counter)))
+        assert [m.text for m in out.messages] == [talk[-1].text]
+        assert (out.prompt_tokens, out.cut, counter.asked) == (120, Cut(0, 1), [321, 120])
+        with pytest.raises(ContextLength, match="take about 2700"):
+            await handle(on_course(rag([message("user", "dense " * 300)]), PromptPlan(350, 50, counter=counter)))
+
+
+@pytest.mark.parametrize("talk", [LONG_TALK, [message("user", "w " * 6000)]], ids=["inline", "thread"])
+async def test_a_server_that_does_not_tell_leaves_the_decision_to_the_estimate(talk: list[ChatMessage]):
+    counter = Counting(factor=2.0)
+    plan = PromptPlan(400, 100, counter=counter)
+    async with assembling() as handle:
+        try:
+            expected: object = assemble(rag(talk), plan, words, 2.0).cut
+        except ContextLength as error:
+            expected = str(error)
+        try:
+            found: object = (await handle(on_course(rag(talk), plan))).cut
+        except ContextLength as error:
+            found = str(error)
+    assert found == expected
+    assert len(counter.asked) == 1
+
+
+async def test_a_request_for_embeddings_passes_with_the_length_of_its_inputs():
+    counter = Counting(factor=2.0)
+    plan = PromptPlan(30, 10, "a system message", template(), counter)
+    for texts, tokens in ((("one two", "three"), 6), (((1, 2, 3), (4,)), 4), (("long " * 5000,), 10_000)):
+        asked = EmbeddingRequest("r1", "m", texts)
+        message = on_course(rag(TALK), plan, messages=(), embedding=asked, body=b"{}")
+        async with assembling() as handle:
+            out = await handle(message)
+        assert (out.messages, out.prompt_tokens, out.counted) == ((), tokens, 0)
+    assert counter.asked == []
+
+
+@pytest.mark.parametrize(
+    ("body", "learns"),
+    [
+        (b"", True),
+        (b'{"messages":[{"role":"user","content":"all the \\"tools\\""}]}', True),
+        (b'{"messages":[],"tools":[{"type":"function"}]}', False),
+        (b'{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}', False),
+    ],
+)
+def test_only_prompts_of_nothing_but_text_teach(body: bytes, learns: bool):
+    counter = Counting()
+    out = assemble(
+        on_course(rag(TALK), PromptPlan(1000, 100, counter=counter), body=body), PromptPlan(1000, 100), words
+    )
+    learn(out, 77)
+    assert counter.learnt == ([(out.counted, 77)] if learns else [])

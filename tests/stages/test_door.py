@@ -273,8 +273,8 @@ async def test_a_quota_going_out_is_kept():
 async def test_an_answer_of_429_or_503_is_counted_and_told_to_the_limit():
     failures = [
         WorkerError(WorkerErrorKind.RATE_LIMITED, "slow down", status=429, retry_after=7.0),
-        WorkerError(WorkerErrorKind.STATUS, "overloaded", status=503),
-        WorkerError(WorkerErrorKind.STATUS, "broken", status=500),
+        WorkerError(WorkerErrorKind.OVERLOADED, "overloaded", status=503),
+        WorkerError(WorkerErrorKind.UNAVAILABLE, "broken", status=500),
     ]
     worker = Held(*failures)
     worker.let_all_go()

@@ -18,7 +18,7 @@ from pipeline.stages.course import Course
 from pipeline.stages.rag import RagStage
 from pipeline.stages.template import DEFAULT_TEMPLATE, PromptTemplate
 from tests.knowledge.helpers import SEA
-from workers.base import ChatMessage, Parameters
+from workers.base import ChatMessage, EmbeddingRequest, Parameters
 from workers.lexical import Lexical
 from workers.tokens import estimate
 
@@ -41,13 +41,18 @@ def request(course: Course, most: int | None) -> PromptRequest:
     )
 
 
-async def found(retriever: MemoryRetriever | None, most: int | None, **route: object) -> RagOutput:
+async def found(
+    retriever: MemoryRetriever | None, most: int | None, embedding: EmbeddingRequest | None = None, **route: object
+) -> RagOutput:
     """What the stage makes of a request; without a task where there is nothing to wait for."""
     section = msgspec.convert({"name": "r", "worker": "w", "collection": "docs", **route}, RouteSection)
     following = AssembleStage(StageQueue(1), None, 1, lambda: 0.0, estimate=estimate)  # type: ignore[arg-type]
     stage = RagStage(StageQueue(1), following, 1, lambda: 0.0, retriever=retriever)
     course = Course(section, Lane("w", FixedLimit(1), Rules()), PromptPlan(1000, 100))
-    output = stage.handle(request(course, most))
+    asked = request(course, most)
+    if embedding is not None:
+        asked = msgspec.structs.replace(asked, messages=(), question="", embedding=embedding)
+    output = stage.handle(asked)
     if isinstance(output, Coroutine):
         output = await output
     assert output is not None
@@ -72,6 +77,11 @@ async def test_a_request_that_gets_no_passages_is_not_searched_for():
     assert output.passages == ()
     assert not output.degraded
     assert output.request.ticket.passages == 0
+
+
+async def test_a_request_for_embeddings_is_not_searched_for():
+    output = await found(None, None, EmbeddingRequest("r1", "r", ("a text",)))
+    assert (output.passages, output.degraded) == ((), False)
 
 
 async def test_a_prompt_without_passages_is_made_by_the_template_all_the_same(library):

@@ -6,7 +6,7 @@ import uvloop
 
 from tests.servers import TinyLlama, tiny_llama
 
-ON_BOTH_LOOPS = {"test_openai.py", "test_transport.py", "test_echo.py"}
+ON_BOTH_LOOPS = {"test_openai.py", "test_transport.py", "test_echo.py", "test_grpc_backend.py"}
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

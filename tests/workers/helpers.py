@@ -23,6 +23,13 @@ def openai_section(base_url: str, **fields: Any) -> OpenAIWorker:
     return msgspec.convert({"kind": "openai", "name": "w", "base_url": base_url, **fields}, OpenAIWorker)
 
 
+def openai_worker(given: OpenAIWorker, *, api_key: str | None = None) -> OpenAICompatible:
+    """Its first replica; with an `api_key`, that is what its reference stands for."""
+    if api_key is not None:
+        given = msgspec.structs.replace(given, api_key="env:KEY")
+    return OpenAICompatible(given, given.urls[0], resolve=lambda _: api_key or "", now=lambda: NOW)
+
+
 def ask(
     text: str = "hello there you",
     *,
@@ -90,7 +97,7 @@ async def calling(
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
     async with ScriptedBackend(script, reads=reads) as backend:
         before = asyncio.all_tasks()
-        worker = OpenAICompatible(openai_section(backend.base_url, **fields), api_key=api_key, now=lambda: NOW)
+        worker = openai_worker(openai_section(backend.base_url, **fields), api_key=api_key)
         try:
             async with asyncio.timeout(20):
                 yield worker, backend

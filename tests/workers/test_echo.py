@@ -1,4 +1,5 @@
 import asyncio
+import math
 from contextlib import aclosing
 
 import msgspec
@@ -6,6 +7,7 @@ import pytest
 
 from config.schema import EchoWorker
 from tests.workers.helpers import ask, told
+from workers.base import EmbeddingRequest, EmbeddingWorker
 from workers.echo import Echo
 from workers.errors import WorkerError, WorkerErrorKind
 
@@ -174,3 +176,38 @@ async def test_a_place_comes_back_however_its_answer_ends():
         await anext(batches)
         assert quick._places._value == 0
     assert quick._places._value == 1  # closed after the first batch
+
+
+async def test_it_embeds_by_words():
+    worker = echo()
+    assert isinstance(worker, EmbeddingWorker)
+    asked = EmbeddingRequest("r", "m", ("full queues shed", "full queues shed", "a tide table", (1, 2, 3)))
+    answer = await worker.embed(asked)
+    first, again, other, tokens = answer.vectors
+    assert first == again != other
+    assert len(tokens) == len(first) == 384
+    assert all(math.hypot(*vector) == pytest.approx(1) for vector in answer.vectors)
+    assert answer.usage.prompt_tokens == 3 + 3 + 3 + 3
+    assert (await echo().embed(asked)).vectors == answer.vectors
+
+
+@pytest.mark.parametrize("length", [1, 2, 50, 384])
+async def test_its_vectors_may_be_shorter(length):
+    vector = (await echo().embed(EmbeddingRequest("r", "m", ("full queues shed",), length))).vectors[0]
+    assert len(vector) == length
+    assert math.hypot(*vector) == pytest.approx(1)
+
+
+async def test_its_vectors_are_never_longer():
+    with pytest.raises(WorkerError, match="384 dimensions, but 385") as raised:
+        await echo().embed(EmbeddingRequest("r", "m", ("a",), 385))
+    assert raised.value.kind is WorkerErrorKind.BAD_REQUEST
+
+
+async def test_embedding_fails_and_waits_as_generating_does():
+    time = Time()
+    with pytest.raises(WorkerError) as raised:
+        await paced(time, failure_rate=1.0).embed(EmbeddingRequest("r", "m", ("a",)))
+    assert raised.value.kind is WorkerErrorKind.INJECTED
+    await paced(time, first_token_ms=700).embed(EmbeddingRequest("r", "m", ("a",)))
+    assert time.now == pytest.approx(100.7)

@@ -3,19 +3,20 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from tests.servers import TinyLlama
-from tests.workers.helpers import acquired, ask, openai_section, told
+from tests.workers.helpers import acquired, ask, openai_section, openai_worker, told
+from workers.base import EmbeddingRequest
 from workers.errors import WorkerError, WorkerErrorKind
-from workers.openai import OpenAICompatible
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 async def worker(llama: TinyLlama):
-    worker = OpenAICompatible(openai_section(llama.base_url))
+    worker = openai_worker(openai_section(llama.base_url))
     yield worker
     assert acquired(worker) == 0
     await worker.aclose()
@@ -67,14 +68,41 @@ async def until(condition, limit: float = 5.0) -> None:
 async def test_an_invalid_request_is_refused_in_the_servers_words(worker, stream):
     with pytest.raises(WorkerError, match=r"400: .*messages") as raised:
         await told(worker, ask(body={"messages": 3}, rewritten=False, stream=stream))
-    assert raised.value.kind is WorkerErrorKind.REFUSED
+    assert raised.value.kind is WorkerErrorKind.BAD_REQUEST
     assert raised.value.status == 400
 
 
 async def test_a_prompt_beyond_the_context_is_refused(worker):
     with pytest.raises(WorkerError) as raised:
         await told(worker, ask("w1 " * 5000))
-    assert raised.value.kind is WorkerErrorKind.REFUSED
+    assert raised.value.kind is WorkerErrorKind.CONTEXT_TOO_LONG
+
+
+async def test_it_counts_tokens_as_the_server_does(worker):
+    request = ask("w1 w2 and more", max_tokens=1)
+    counted = await worker.count_tokens(request)
+    assert counted == (await told(worker, request)).usages[0].prompt_tokens
+
+
+async def test_a_completion_passes_as_it_is(worker):
+    body = msgspec.json.encode({"model": "x", "prompt": "w1 w2", "max_tokens": 5, "stream": True})
+    request = msgspec.structs.replace(ask("w1 w2"), native=body, native_dialect="completions")
+    answer = await told(worker, request)
+    assert len(answer.text.split()) == 5
+    assert answer.reasons == {0: ["length"]}
+    assert b'"object":"text_completion"' in answer.deltas[0].raw
+    assert await worker.count_tokens(request) == answer.usages[0].prompt_tokens
+
+
+async def test_it_says_how_much_it_can_take(worker):
+    health = await worker.health()
+    assert (health.ok, health.slots, health.context_tokens) == (True, 4, 2048)
+
+
+async def test_a_model_that_cannot_embed_says_so(worker):
+    with pytest.raises(WorkerError, match="does not support embeddings") as raised:
+        await worker.embed(EmbeddingRequest("r", "x", ("w1",)))
+    assert raised.value.kind is WorkerErrorKind.BAD_REQUEST
 
 
 async def test_health(worker):

@@ -52,5 +52,5 @@ def test_several_choices_are_refused():
     refuse_several(ask(n=1), "w")
     with pytest.raises(WorkerError, match="n is 2") as raised:
         refuse_several(ask(n=2), "w")
-    assert raised.value.kind is WorkerErrorKind.REFUSED
+    assert raised.value.kind is WorkerErrorKind.BAD_REQUEST
     assert not raised.value.retryable

@@ -138,18 +138,18 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch):
 @pytest.mark.parametrize(
     ("reply", "kind", "message"),
     [
-        (whole({"error": {"message": "bad n"}}, 400), WorkerErrorKind.REFUSED, "400: bad n"),
-        (whole({"detail": "gone"}, 404), WorkerErrorKind.REFUSED, "404: gone"),
-        (whole(b"x" * 200_000, 422, "text/plain"), WorkerErrorKind.REFUSED, "422: xxx"),
+        (whole({"error": {"message": "bad n"}}, 400), WorkerErrorKind.BAD_REQUEST, "400: bad n"),
+        (whole({"detail": "gone"}, 404), WorkerErrorKind.BAD_REQUEST, "404: gone"),
+        (whole(b"x" * 200_000, 422, "text/plain"), WorkerErrorKind.BAD_REQUEST, "422: xxx"),
         (
             whole({"error": {"message": "key sk-secret-1 bad"}}, 401),
-            WorkerErrorKind.UNAUTHORIZED,
+            WorkerErrorKind.AUTH,
             "401 to our credentials",
         ),
-        (whole(b"<html>oops</html>", 502, "text/html"), WorkerErrorKind.STATUS, "the backend answered 502"),
-        (whole(b"", 302, Location="http://127.0.0.1:1/"), WorkerErrorKind.STATUS, "the backend answered 302"),
-        (whole(b"", 503), WorkerErrorKind.STATUS, "the backend answered 503"),
-        (whole({"error": {"message": "sent sk-secret-1"}}, 400), WorkerErrorKind.REFUSED, r"sent \[secret\]"),
+        (whole(b"<html>oops</html>", 502, "text/html"), WorkerErrorKind.UNAVAILABLE, "the backend answered 502"),
+        (whole(b"", 302, Location="http://127.0.0.1:1/"), WorkerErrorKind.UNAVAILABLE, "the backend answered 302"),
+        (whole(b"", 503), WorkerErrorKind.OVERLOADED, "the backend answered 503"),
+        (whole({"error": {"message": "sent sk-secret-1"}}, 400), WorkerErrorKind.BAD_REQUEST, r"sent \[secret\]"),
     ],
 )
 async def test_refusals(stream, reply, kind, message):
@@ -174,7 +174,7 @@ async def test_rate_limits_say_when_to_come_back():
         backend.script = says(whole({"error": "slow"}, 503, retry_after_ms="1500"))
         with pytest.raises(WorkerError) as raised:
             await told(worker, ask())
-        assert (raised.value.kind, raised.value.retryable) == (WorkerErrorKind.STATUS, True)
+        assert (raised.value.kind, raised.value.retryable) == (WorkerErrorKind.OVERLOADED, True)
         assert raised.value.retry_after == 1.5
 
 
@@ -228,7 +228,7 @@ async def test_an_error_within_the_stream_comes_after_what_was_said():
             assert [delta.text for delta in (await anext(batches)).deltas] == ["a"]
             with pytest.raises(WorkerError, match="out of memory") as raised:
                 await anext(batches)
-        assert raised.value.kind is WorkerErrorKind.STATUS
+        assert raised.value.kind is WorkerErrorKind.UNAVAILABLE
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -272,7 +272,7 @@ async def test_an_event_of_20_megabytes_is_refused_before_it_is_whole():
 
 
 async def test_a_whole_answer_beyond_the_limit_is_refused(monkeypatch):
-    monkeypatch.setattr("workers.openai._MAX_BODY", 1_000_000)
+    monkeypatch.setattr("workers.http._MAX_BODY", 1_000_000)
     async with calling(says(whole(b" " * 2_000_000))) as (worker, _):
         with pytest.raises(WorkerError, match="larger than") as raised:
             await told(worker, ask(stream=False))
@@ -283,7 +283,7 @@ async def test_a_body_that_is_no_json_is_not_sent():
     async with calling() as (worker, backend):
         with pytest.raises(WorkerError) as raised:
             await told(worker, ask(body=b"[1]"))
-        assert raised.value.kind is WorkerErrorKind.REFUSED
+        assert raised.value.kind is WorkerErrorKind.BAD_REQUEST
         assert not backend.exchanges
 
 

@@ -138,7 +138,7 @@ def test_a_shortened_request_of_another_dialect_has_its_limit_once():
 def test_a_body_that_is_no_object_is_refused(body):
     with pytest.raises(WorkerError) as raised:
         encoded(ask(body=body))
-    assert raised.value.kind is WorkerErrorKind.REFUSED
+    assert raised.value.kind is WorkerErrorKind.BAD_REQUEST
 
 
 def fed(*parts: bytes, choices: int = 1, end: bool = False) -> tuple[list[DeltaBatch], StreamDecoder]:
@@ -257,7 +257,7 @@ def test_an_error_in_place_of_an_answer(error):
     with pytest.raises(WorkerError) as raised:
         decode_completion(json.dumps(error).encode())
     for found in (decoder.error, raised.value):
-        assert (found.kind, found.message) == (WorkerErrorKind.REFUSED, "the backend sent an error: too long")
+        assert (found.kind, found.message) == (WorkerErrorKind.BAD_REQUEST, "the backend sent an error: too long")
 
 
 @pytest.mark.parametrize("payloads", [(), ({"choices": []},)])
@@ -308,7 +308,7 @@ def test_a_malformed_event_ends_the_answer_after_what_was_good(payload):
 def test_an_error_within_the_stream_ends_the_answer():
     (batch,), decoder = fed(events(chunk("good"), {"error": {"message": "out of memory", "code": 500}}))
     assert len(batch.deltas) == 1
-    assert (decoder.error.kind, decoder.error.retryable) == (WorkerErrorKind.STATUS, True)
+    assert (decoder.error.kind, decoder.error.retryable) == (WorkerErrorKind.UNAVAILABLE, True)
     assert "out of memory" in decoder.error.message
 
 
@@ -347,3 +347,58 @@ def test_a_whole_answer_that_is_none(body):
     with pytest.raises(WorkerError) as raised:
         decode_completion(body)
     assert raised.value.kind is WorkerErrorKind.PROTOCOL
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("tool_calls", "tool_calls"),
+        ("content_filter", "content_filter"),
+        ("function_call", "function_call"),
+        ("eos_token", "stop"),
+        ("max_tokens", "length"),
+        ("MAX_TOKENS", "length"),
+        ("tool_use", "tool_calls"),
+        ("SAFETY", "content_filter"),
+        ("something_new", "stop"),
+        ("", "stop"),
+        (None, "stop"),
+    ],
+)
+def test_reasons_in_openai_s_words_whatever_the_server_s(said, meant):
+    batches, decoder = fed(events(chunk("a", finish=said)))
+    reasons = [delta.finish_reason for batch in batches for delta in batch.deltas if delta.finish_reason]
+    assert reasons == [meant]
+    assert decoder.done
+    assert json.loads(batches[0].deltas[0].raw)["choices"][0]["finish_reason"] == said
+    whole_answer = completion("a")
+    whole_answer["choices"][0]["finish_reason"] = said
+    assert decode_completion(json.dumps(whole_answer).encode()).deltas[0].finish_reason == meant
+
+
+@pytest.mark.parametrize(
+    ("details", "cached", "reasoning"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 2}}, 2, 0),
+        ({"completion_tokens_details": {"reasoning_tokens": 1}}, 0, 1),
+        ({"prompt_cache_hit_tokens": 2}, 2, 0),  # DeepSeek
+        ({"prompt_tokens_details": None, "completion_tokens_details": 3}, 0, 0),
+        ({"prompt_tokens_details": {"cached_tokens": "x"}, "completion_tokens_details": []}, 0, 0),
+        ({"prompt_tokens_details": {"cached_tokens": -1}}, 0, 0),
+    ],
+)
+def test_parts_of_the_usage(details, cached, reasoning):
+    told = usage_chunk()
+    told["usage"] |= details
+    batches, _ = fed(events(chunk("a", finish="stop"), told))
+    usage = batches[-1].usage
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.reasoning_tokens) == (3, cached, reasoning)
+    assert json.loads(usage.raw) == told["usage"]
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "tool_calls", "refusal"])
+def test_what_is_more_than_text_is_marked(name):
+    batches, _ = fed(events(chunk(**{name: "because"}), chunk("a", finish="stop")))
+    assert [delta.extra for batch in batches for delta in batch.deltas] == [True, False]

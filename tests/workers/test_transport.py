@@ -22,7 +22,7 @@ from tests.servers import (
     streamed,
     whole,
 )
-from tests.workers.helpers import acquired, ask, calling, openai_section, told
+from tests.workers.helpers import acquired, ask, calling, openai_section, openai_worker, told
 from workers.base import GenerationRequest
 from workers.errors import WorkerError, WorkerErrorKind
 from workers.openai import OpenAICompatible
@@ -123,7 +123,7 @@ async def test_an_answer_that_comes_before_the_request_was_read():
     async with calling(says(whole({"error": "too large"}, 413)), reads=False) as (worker, backend):
         with pytest.raises(WorkerError, match="413: too large") as raised:
             await told(worker, ask("x" * 20_000_000))
-        assert raised.value.kind is WorkerErrorKind.REFUSED
+        assert raised.value.kind is WorkerErrorKind.BAD_REQUEST
         assert acquired(worker) == 0
         backend.exchanges[0].listen()
         await asyncio.wait_for(backend.exchanges[0].gone.wait(), 1)
@@ -244,7 +244,7 @@ async def test_a_call_is_repeated_only_once():
 async def test_nobody_listens(stream):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    worker = OpenAICompatible(openai_section(f"http://127.0.0.1:{port}/v1"))
+    worker = openai_worker(openai_section(f"http://127.0.0.1:{port}/v1"))
     with pytest.raises(WorkerError, match="cannot connect to the backend: Connection refused") as raised:
         await told(worker, ask(stream=stream))
     assert (raised.value.kind, raised.value.retryable) == (WorkerErrorKind.UNREACHABLE, True)
@@ -255,7 +255,7 @@ async def test_nobody_listens(stream):
 
 
 async def test_a_name_that_does_not_resolve():
-    worker = OpenAICompatible(openai_section("http://no-such-host.invalid/v1"))
+    worker = openai_worker(openai_section("http://no-such-host.invalid/v1"))
     with pytest.raises(WorkerError, match="its name does not resolve") as raised:
         await told(worker, ask())
     assert raised.value.kind is WorkerErrorKind.UNREACHABLE
@@ -268,7 +268,7 @@ async def test_what_http_has_no_form_for(user):
     async with ScriptedBackend(says(STREAMED)) as backend:
         headers = {} if user else {"X-Team": "a\nb"}
         given = openai_section(backend.base_url.replace("//", f"//{user}"), headers=headers)
-        worker = OpenAICompatible(given, api_key="sk-secret-1")
+        worker = openai_worker(given, api_key="sk-secret-1")
         with pytest.raises(WorkerError, match="address or a header is invalid") as raised:
             await told(worker, ask())
         assert (raised.value.kind, raised.value.retryable) == (WorkerErrorKind.UNREACHABLE, False)
@@ -285,7 +285,7 @@ async def test_a_backend_without_tls():
 
     async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        worker = OpenAICompatible(openai_section(f"https://127.0.0.1:{port}/v1"))
+        worker = openai_worker(openai_section(f"https://127.0.0.1:{port}/v1"))
         with pytest.raises(WorkerError, match="no valid TLS") as raised:
             await told(worker, ask())
         assert raised.value.kind is WorkerErrorKind.UNREACHABLE
@@ -301,7 +301,7 @@ async def test_a_connection_that_is_not_accepted():
         for caller in callers:
             caller.setblocking(False)
             caller.connect_ex(address)
-        worker = OpenAICompatible(openai_section(f"http://127.0.0.1:{address[1]}/v1", connect_timeout_ms=100))
+        worker = openai_worker(openai_section(f"http://127.0.0.1:{address[1]}/v1", connect_timeout_ms=100))
         with pytest.raises(WorkerError, match="timed out") as raised:
             await told(worker, ask())
         assert (raised.value.kind, raised.value.retryable) == (WorkerErrorKind.UNREACHABLE, True)
@@ -357,12 +357,17 @@ async def test_many_calls_at_once_leave_nothing_behind():
 
         results = await asyncio.gather(*[call(number) for number in range(100)], return_exceptions=True)
         found = [str(result) for result in results]
-        assert (found.count("hello"), found.count("reset"), found.count("status"), found.count("")) == (20, 40, 20, 20)
+        assert (found.count("hello"), found.count("reset"), found.count("unavailable"), found.count("")) == (
+            20,
+            40,
+            20,
+            20,
+        )
         assert acquired(worker) == 0
 
 
 def test_a_worker_is_built_without_a_loop():
-    OpenAICompatible(openai_section("http://127.0.0.1:1/v1"))
+    openai_worker(openai_section("http://127.0.0.1:1/v1"))
 
 
 async def test_a_slow_reader_holds_its_backend_back():

@@ -33,7 +33,7 @@ class MemoryRetriever:
             raise RetrievalError(f"no collection {collection!r}", collection=collection)
         if not query.strip():
             return []
-        (vector,) = await self._embedder.embed([query])
+        (vector,) = await self._embedder.embed([query], query=True)
         return await store.search(vector, query, limit)
 
     async def aclose(self) -> None:

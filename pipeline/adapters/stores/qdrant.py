@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +20,7 @@ INSTALL_HINT = "pip install qdrant-client"
 PAGE = 2_000  # payloads read at once when listing documents
 MANIFEST_KEY = "headgate"  # in the collection's metadata, which searches never return
 
+_SAID = 300  # characters of what the server says of an error
 _REFUSED = re.compile(r"[^A-Za-z0-9._-]")  # in the server's names of collections
 
 
@@ -31,23 +33,37 @@ def connect(url: str, api_key: str | None, timeout_ms: int) -> "AsyncQdrantClien
     return AsyncQdrantClient(url=url, api_key=api_key, timeout=math.ceil(timeout_ms / 1000), check_compatibility=False)
 
 
-class QdrantStore:
-    """A `CollectionStore`. Owns its client. The words' vectors are made here, so that the server needs no model."""
+class _Status(msgspec.Struct, frozen=True):
+    error: str = ""
 
-    def __init__(self, client: "AsyncQdrantClient", manifest: Manifest) -> None:
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """What a Qdrant server sends where it does not do what it was asked for."""
+
+    status: _Status = _Status()
+
+
+class QdrantStore:
+    """A `CollectionStore`. Owns its client. The words' vectors are made here, so that the server needs no model.
+    `secret` is what the client shows to the server; nothing that is told of its answers repeats it."""
+
+    def __init__(self, client: "AsyncQdrantClient", manifest: Manifest, secret: str | None = None) -> None:
         from qdrant_client import models  # noqa: PLC0415 - heavy: only where a server is configured
 
         self.manifest = manifest
         self._models: Any = models
         self._client = client
+        self._secret = secret
         self._name = _REFUSED.sub("_", manifest.collection)
 
     @classmethod
-    async def open(cls, client: "AsyncQdrantClient", manifest: Manifest, *, recreate: bool = False) -> "QdrantStore":
+    async def open(
+        cls, client: "AsyncQdrantClient", manifest: Manifest, *, recreate: bool = False, secret: str | None = None
+    ) -> "QdrantStore":
         """Makes the collection where there is none, or anew. Raises `CollectionMismatch` when another embedder, or
         another program, made it; `RetrievalError` when the server cannot be used."""
-        store = cls(client, manifest)
-        with common.translated(manifest.collection, "opening it on the Qdrant server"):
+        store = cls(client, manifest, secret)
+        with store._told("opening it on the Qdrant server"):
             exists = await client.collection_exists(store._name)
             if exists and recreate:
                 await client.delete_collection(store._name)
@@ -63,7 +79,7 @@ class QdrantStore:
         if words.indices:  # servers refuse an empty vector
             sparse = models.SparseVector(indices=words.indices, values=words.values)
             prefetch.append(models.Prefetch(query=sparse, using=common.WORDS, limit=count))
-        with common.translated(self.manifest.collection, "searching"):
+        with self._told("searching"):
             answer = await self._client.query_points(
                 self._name,
                 prefetch=prefetch,
@@ -78,7 +94,7 @@ class QdrantStore:
         if not chunks:
             return
         source, last = chunks[0].source, common.last_position(chunks)
-        with common.translated(self.manifest.collection, "writing"):
+        with self._told("writing"):
             if last is None and common.begins(chunks):
                 await self._delete(source)
             await self._client.upsert(self._name, [self._point(chunk) for chunk in chunks], wait=True)
@@ -86,13 +102,13 @@ class QdrantStore:
                 await self._delete(source, after=last)
 
     async def delete(self, source: str) -> None:
-        with common.translated(self.manifest.collection, "deleting"):
+        with self._told("deleting"):
             await self._delete(source)
 
     async def documents(self) -> dict[str, str]:
         entries: list[dict[str, Any]] = []
         offset: Any = None
-        with common.translated(self.manifest.collection, "listing documents"):
+        with self._told("listing documents"):
             while True:
                 records, offset = await self._client.scroll(
                     self._name, limit=PAGE, offset=offset, with_payload=["source", "digest", "last"]
@@ -102,12 +118,30 @@ class QdrantStore:
                     return common.digests(entries)
 
     async def count(self) -> int:
-        with common.translated(self.manifest.collection, "counting"):
+        with self._told("counting"):
             return (await self._client.count(self._name, exact=True)).count
 
     async def aclose(self) -> None:
-        with common.translated(self.manifest.collection, "closing"):
+        with self._told("closing"):
             await self._client.close()
+
+    @contextmanager
+    def _told(self, doing: str) -> Iterator[None]:
+        """As `common.translated`; of an answer that is an error, what the server says of it, not all that it sent."""
+        from qdrant_client.http.exceptions import UnexpectedResponse  # noqa: PLC0415 - heavy, and here by now
+
+        with common.translated(self.manifest.collection, doing):
+            try:
+                yield
+            except UnexpectedResponse as error:
+                said = _said(error.content)
+                if self._secret is not None:
+                    said = said.replace(self._secret, "[secret]")
+                what = f"{doing} failed: the server answered {error.status_code}{said[:_SAID]}"
+                name = self.manifest.collection
+            else:
+                return
+        raise RetrievalError(f"collection {name!r}: {what}", collection=name)
 
     async def _create(self) -> None:
         models = self._models
@@ -147,3 +181,11 @@ class QdrantStore:
             conditions.append(models.FieldCondition(key="position", range=models.Range(gt=after)))
         selector = models.FilterSelector(filter=models.Filter(must=conditions))
         await self._client.delete(self._name, selector, wait=True)
+
+
+def _said(body: bytes) -> str:
+    try:
+        error = msgspec.json.decode(body, type=_Refusal).status.error
+    except msgspec.DecodeError:
+        return ""
+    return f": {error}" if error else ""
