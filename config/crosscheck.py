@@ -4,13 +4,11 @@ Each check looks only at keys in which no problem has been found before, so that
 """
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from config.access import is_loopback
+from config.checks import Checks
 from config.errors import Unreadable
 from config.files import read_text
 from config.findings import Findings
@@ -18,35 +16,30 @@ from config.paths import KeyPath, dotted, nearest, quote
 from config.patterns import pattern_fault
 from config.schema import (
     LOCAL_EMBEDDERS,
-    WORKER_FILES,
+    AnthropicWorker,
     CollectionSection,
     Config,
     ExtractiveWorker,
     FewerPassages,
-    GrpcWorker,
     HttpWorker,
     KeySection,
     RedactFilter,
     RouteSection,
 )
 from config.schema import WorkerSection as Worker
-from config.secrets import FORMS, fault, is_reference, is_secret_header
-from config.shape import shown
+from config.worker_checks import WorkerChecks
 
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_PEM_BYTES = 1 << 20
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
-_OWN_HEADERS = {"connection", "content-length", "content-type", "transfer-encoding", "upgrade"}
 _LISTED = 10  # names
+_NO_EMBEDDERS = (AnthropicWorker, ExtractiveWorker)
 
 
-class Crosscheck:
-    """`config` is a draft (see `config.structure`), `folder` the one that relative files are looked for in."""
+class Crosscheck(Checks):
+    """All of them."""
 
     def __init__(self, config: Config, folder: Path, findings: Findings) -> None:
-        self._config = config
-        self._folder = folder
-        self._findings = findings
+        super().__init__(config, folder, findings)
         self._named: dict[str, Sequence[Worker | RouteSection | CollectionSection | KeySection]] = {
             "workers": config.workers,
             "routes": config.routes,
@@ -68,8 +61,9 @@ class Crosscheck:
         self._at_most(("server", "stall_ms"), ("server", "blocked_ms"))
         self._tls(("server",))
         self._admin()
+        workers = WorkerChecks(self._config, self._folder, self._findings)
         for index, worker in enumerate(self._config.workers):
-            self._worker(worker, ("workers", index))
+            workers.run(worker, ("workers", index))
         for index, route in enumerate(self._config.routes):
             self._route(route, ("routes", index))
             self._template(route, ("routes", index))
@@ -90,20 +84,6 @@ class Crosscheck:
             if self._findings.sound(path) and first.setdefault(value, index) != index:
                 taken = dotted((table, first[value]))
                 self._findings.add(path, quote(value), f"{what} of its own: {taken} has this one")
-
-    def _at_most(self, path: KeyPath, limit: KeyPath, *, equal: bool = True) -> None:
-        """The number at `path` must not be above the one at `limit`, nor be it unless `equal`."""
-        value, most = self._at(path), self._at(limit)
-        if value is None or not self._findings.sound(path, limit) or value < most + equal:
-            return
-        relation = "at most" if equal else "less than"
-        self._findings.add(path, str(value), f"{relation} {most:,}, which is {dotted(limit)}", beside=limit)
-
-    def _at(self, path: KeyPath) -> Any:
-        value: Any = self._config
-        for part in path:
-            value = value[part] if isinstance(part, int) else getattr(value, part)
-        return value
 
     def _refers(self, path: KeyPath, table: str) -> bool:
         """Whether the name at `path` is one of the table's. Not judged while one of those cannot be read."""
@@ -147,82 +127,6 @@ class Crosscheck:
         elif not is_loopback(server.host):
             expected = f"true if all who reach {server.host} may use it, else a key (`headgate key new` makes one)"
             self._findings.add(here, "nothing, and no [[keys]]", expected, beside=host)
-
-    def _secret(self, path: KeyPath) -> None:
-        reference = self._at(path)
-        wrong = fault(reference) if reference is not None and self._findings.sound(path) else None
-        if wrong is not None:
-            self._findings.add(path, wrong.found, FORMS, wrong.hint)
-
-    def _address(self, path: KeyPath) -> None:
-        address = self._at(path)
-        if address is None or not self._findings.sound(path):
-            return
-        try:
-            parts = urlsplit(address)
-            usable = bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port beyond 65535, half an IPv6 address
-            usable = False
-        if "@" in address:
-            self._findings.add(path, shown(address, path), "an address without credentials; api_key refers to a secret")
-        elif not usable:
-            self._findings.add(path, shown(address, path), "an address with a host, and a port from 1 to 65,535 if any")
-
-    def _worker(self, worker: Worker, path: KeyPath) -> None:
-        self._at_most((*path, "answer_tokens"), (*path, "context_tokens"), equal=False)
-        self._at_most((*path, "retry_base_ms"), (*path, "retry_max_ms"))
-        self._at_most((*path, "breaker_open_ms"), (*path, "breaker_max_open_ms"))
-        for key in WORKER_FILES:
-            if getattr(worker, key, None) is not None:
-                self._file((*path, key))
-        if isinstance(worker, HttpWorker):
-            self._address((*path, "base_url"))
-            self._replicas(worker, worker.base_url, (*path, "base_url"), usual=worker.usual_url)
-            self._secret((*path, "api_key"))
-            self._headers(worker, path)
-        elif isinstance(worker, GrpcWorker):
-            self._replicas(worker, worker.target, (*path, "target"), usual=None)
-            self._secret((*path, "api_key"))
-
-    def _replicas(self, worker: HttpWorker | GrpcWorker, one: str | None, key: KeyPath, *, usual: str | None) -> None:
-        """A pool has replicas, each once."""
-        several = (*key[:-1], "replicas")
-        if not self._findings.sound(key, several):
-            return
-        if one is not None and worker.replicas:
-            self._findings.add(several, f"both {key[-1]} and replicas", "one of the two")
-        elif one is None and not worker.replicas and usual is None:
-            self._findings.add(key, "nothing", "an address (or replicas, for several): this worker has no replica")
-        seen: dict[str, int] = {}
-        for index, address in enumerate(worker.replicas):
-            if isinstance(worker, HttpWorker):
-                self._address((*several, index))
-            if seen.setdefault(address.rstrip("/"), index) != index and self._findings.sound((*several, index)):
-                self._findings.add((*several, index), shown(address, (*several, index)), "each replica once")
-
-    def _file(self, path: KeyPath) -> None:
-        file = self._folder / self._at(path)
-        if self._findings.sound(path) and not file.is_file():
-            found = "a folder" if file.is_dir() else "no such file"
-            self._findings.add(path, f"{quote(str(file))}: {found}", "a file that can be read")
-
-    def _headers(self, worker: HttpWorker, path: KeyPath) -> None:
-        seen: set[str] = set() if worker.api_key is None else {"authorization"}
-        for name, value in worker.headers.items():
-            here = (*path, "headers", name)
-            if not _HEADER_NAME.fullmatch(name):
-                self._findings.add(here, "a name that no header can have", "letters, digits and - for the most part")
-            elif name.lower() in _OWN_HEADERS:
-                self._findings.add(here, "a header that the worker sets itself", "any other header")
-            elif name.lower() in seen:
-                self._findings.add(here, "the same header twice", "each one once; api_key sets authorization")
-            elif not value.isprintable():
-                self._findings.add(here, "control characters in a value that is not shown", "one line of text")
-            elif is_reference(value) and (wrong := fault(value)) is not None:
-                self._findings.add(here, wrong.found, FORMS, wrong.hint)
-            elif is_secret_header(name) and not is_reference(value):
-                self._findings.add(here, "a value that is not shown, in the file itself", f"a reference: {FORMS}")
-            seen.add(name.lower())
 
     def _admin(self) -> None:
         """Who reaches the operators' listener from elsewhere must show that he may, and not in the open."""
@@ -345,10 +249,26 @@ class Crosscheck:
         """One of our own, or a worker, whose vectors' length must be known before the first is made."""
         here, dimension, model = (*path, "embedder"), (*path, "dimension"), (*path, "embedding_model")
         if collection.embedder not in LOCAL_EMBEDDERS:
-            if self._refers(here, "workers") and collection.dimension is None and self._findings.sound(dimension):
+            if not self._refers(here, "workers"):
+                return
+            self._embeds(collection, path)
+            if collection.dimension is None and self._findings.sound(dimension):
                 self._findings.add(dimension, "nothing", "the length of the worker's vectors", beside=here)
             return
         for key in (dimension, model):
             if self._at(key) is not None and self._findings.sound(key, here):
                 expected = f"none: the embedder {collection.embedder} is no worker"
                 self._findings.add(key, "a key for another embedder", expected, beside=here)
+
+    def _embeds(self, collection: CollectionSection, path: KeyPath) -> None:
+        """The worker can, and it is known by which model: nobody's request names one."""
+        name, here, model = collection.embedder, (*path, "embedder"), (*path, "embedding_model")
+        at = next(index for index, worker in enumerate(self._config.workers) if worker.name == name)
+        worker = self._config.workers[at]
+        if isinstance(worker, _NO_EMBEDDERS):
+            kind = worker.__struct_config__.tag
+            self._findings.add(here, quote(name), f"a worker that can embed: one of kind {kind} cannot")
+        elif isinstance(worker, HttpWorker) and worker.model is None and collection.embedding_model is None:
+            if not self._findings.sound(model, ("workers", at, "model")):
+                return
+            self._findings.add(model, "nothing", f"a model: the worker {name} has none either", beside=here)

@@ -5,7 +5,7 @@ is no valid configuration: key paths then name a table (`workers[big].model`) wh
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,7 +15,7 @@ from msgspec.structs import fields
 from config.crosscheck import Crosscheck
 from config.errors import ConfigError, Problem
 from config.findings import Findings
-from config.paths import quote
+from config.paths import KeyPath, quote
 from config.schema import WORKER_FILES, AnyWorker, Config, RouteSection
 from config.secrets import FILE
 from config.show import MASK
@@ -27,7 +27,7 @@ Named = TypeVar("Named", AnyWorker, RouteSection)
 
 _WORKERS = {str(section.__struct_config__.tag): section for section in get_args(AnyWorker)}
 _NUMBERED = re.compile(r"(?<![.\w])(workers|routes|collections|keys)\[(\d+)\]")
-_FILES = {"workers": ("api_key", *WORKER_FILES), "routes": ("template_file",)}  # keys that may name one
+_FILES = {"workers": WORKER_FILES, "routes": ("template_file",)}  # keys that name one
 _SHOWN = 10  # names
 
 
@@ -41,11 +41,11 @@ class NotConfigured(Exception):
 
 
 class InUse(Exception):
-    """A worker cannot be removed while `routes` need it."""
+    """A worker cannot be removed while `users` need it: routes or collections."""
 
-    def __init__(self, worker: str, routes: Sequence[str], message: str) -> None:
-        super().__init__(f"The worker {quote(worker)} {message}: {', '.join(routes)}")
-        self.routes = routes
+    def __init__(self, worker: str, users: Sequence[str], message: str) -> None:
+        super().__init__(f"The worker {quote(worker)} {message}: {', '.join(users)}")
+        self.users = users
 
 
 def table_of(section: msgspec.Struct) -> Tree:
@@ -88,20 +88,24 @@ def drain_worker(config: Config, name: str, *, drain: bool) -> Config:
 
 
 def remove_worker(config: Config, name: str, *, force: bool) -> Config:
-    """Also takes it out of routes that have others, with `force`. Raises NotConfigured, InUse."""
+    """Also takes it out of routes that have others, and out of their fallbacks, with `force`. Raises NotConfigured,
+    InUse."""
     find_worker(config, name)
-    using = {route.name: route for route in config.routes if any(share.worker == name for share in route.shares)}
-    alone = [route.name for route in using.values() if len(route.shares) == 1]
+    embedding = [collection.name for collection in config.collections if collection.embedder == name]
+    if embedding:
+        raise InUse(name, embedding, "is the embedder of these collections")
+    using = [route.name for route in config.routes if name in route.all_workers]
+    alone = [route.name for route in config.routes if [share.worker for share in route.shares] == [name]]
     if alone and force:
         raise InUse(name, alone, "is the only one of these routes")
     if using and not force:
-        raise InUse(name, list(using), "is used by these routes")
+        raise InUse(name, using, "is used by these routes")
 
     def change(tree: Tree) -> None:
         tree["workers"] = [table for table in tree["workers"] if table["name"] != name]
         for table in tree["routes"]:
-            if table["name"] in using:
-                table["workers"] = [share for share in table["workers"] if share["worker"] != name]
+            table["workers"] = [share for share in table["workers"] if share["worker"] != name]
+            table["fallback"] = [worker for worker in table["fallback"] if worker != name]
 
     return edited(config, change)
 
@@ -191,14 +195,29 @@ def _source(tree: Tree) -> Source:
 def _absolute(tree: Tree, findings: Findings) -> None:
     """A file's names are relative to its folder; here there is none that they could be relative to. What a file said
     has been made absolute when it was read."""
+    for path, value in _named_files(tree):
+        if not Path(value.removeprefix(FILE)).is_absolute() and findings.sound(path):
+            findings.add(path, quote(value), "a path from the root: there is no file beside it")
+
+
+def _named_files(tree: Tree) -> Iterator[tuple[KeyPath, str]]:
+    """Every text that names one, with its key path."""
     for kind, keys in _FILES.items():
         for index, table in enumerate(tree[kind]):
+            if not isinstance(table, dict):
+                continue
             for key in keys:
-                value = table.get(key) if isinstance(table, dict) else None
-                if not isinstance(value, str) or (key == "api_key" and not value.startswith(FILE)):
-                    continue
-                if not Path(value.removeprefix(FILE)).is_absolute() and findings.sound((kind, index, key)):
-                    findings.add((kind, index, key), quote(value), "a path from the root: there is no file beside it")
+                if isinstance(table.get(key), str):
+                    yield (kind, index, key), table[key]
+            headers = table.get("headers")
+            for name, value in headers.items() if isinstance(headers, dict) else ():
+                yield from _reference((kind, index, "headers", name), value)
+            yield from _reference((kind, index, "api_key"), table.get("api_key"))
+
+
+def _reference(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(value, str) and value.startswith(FILE):
+        yield path, value
 
 
 def _named(problem: Problem, tree: Tree) -> Problem:

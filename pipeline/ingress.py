@@ -273,6 +273,9 @@ class Ingress:
 
     def _tokens(self, prompt: Prompt, answer: int) -> int:
         """Of prompt and answer together, as they are charged."""
+        if prompt.embedding is not None:
+            inputs = prompt.embedding.inputs
+            return sum([self._estimate(one) if isinstance(one, str) else len(one) for one in inputs])
         tokens = sum([self._estimate(message.text) for message in prompt.messages])
         return tokens + (prompt.parameters.max_tokens or answer) * prompt.parameters.n
 

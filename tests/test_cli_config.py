@@ -200,6 +200,81 @@ class TestCertificates:
         assert "too small" in check(*pairs[2]).stderr
 
 
+ROUTE = '[[routes]]\nname = "r"\nworker = "w"\n'
+OWN = """
+class Own:
+    def __init__(self, *, depth=1):
+        self.depth = depth
+
+    async def generate(self, request):
+        yield "deep" * self.depth
+"""
+
+
+class TestWorkers:
+    """What only shows when a worker is made is told before a daemon is asked to."""
+
+    @pytest.fixture
+    def check(self, folder, monkeypatch):
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+        (folder / "own_checked.py").write_text(OWN)
+
+        def checked(kind: str, keys: str) -> Result:
+            (folder / "pipeline.toml").write_text(f'[[workers]]\nname = "w"\nkind = "{kind}"\n{keys}\n{ROUTE}')
+            return run("check")
+
+        yield checked
+        sys.modules.pop("own_checked", None)
+
+    def test_a_class_that_is_there(self, check):
+        assert check("python", 'class = "own_checked:Own"\noptions = {depth = 2}\ninstances = 2').exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("keys", "path", "told"),
+        [
+            ('class = "own_unchecked:Own"', "class", "there is no module own_unchecked"),
+            ('class = "own_checked:Other"', "class", "has no Other"),
+            ('class = "own_entry_point"', "class", "no entry point of that name in the group headgate.workers"),
+            ('class = "own_checked:Own"\noptions = {width = 2}', "options", "unexpected keyword argument 'width'"),
+        ],
+    )
+    def test_a_class_that_is_not_there_or_does_not_take_its_options(self, check, keys, path, told):
+        result = check("python", keys)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"workers[0].{path}\n")
+        assert told in result.stderr
+        assert result.stderr.endswith("\n1 problem\n")
+
+    @pytest.mark.parametrize(
+        ("kind", "keys", "package", "extra", "key"),
+        [
+            ("grpc", 'target = "127.0.0.1:1"', "grpc", "grpc", "kind"),
+            ("llama-cpp", 'gguf = "own_checked.py"', "xllamacpp", "llama-cpp", "kind"),
+            ("echo", 'tokenizer = "own_checked.py"', "tokenizers", "tokenizers", "tokenizer"),
+        ],
+    )
+    @pytest.mark.slow
+    def test_a_package_that_is_missing(self, check, folder, kind, keys, package, extra, key):
+        """In a process of its own: here the package has been imported."""
+        check(kind, keys)
+        hide = "import sys, importlib.machinery as m; find = m.PathFinder.find_spec; "
+        hide += f"m.PathFinder.find_spec = lambda name, *rest: None if name == {package!r} else find(name, *rest); "
+        code = hide + "from pipeline.cli import main; main(['check'])"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ended.returncode == 2, ended.stderr
+        assert ended.stderr.startswith(f"workers[0].{key}\n")
+        assert f"pip install 'headgate[{extra}]'" in ended.stderr
+
+    def test_a_tokenizer_that_is_none(self, check):
+        result = check("echo", 'tokenizer = "own_checked.py"')
+        assert result.exit_code == 2
+        assert result.stderr.startswith("workers[0].tokenizer\n")
+
+    def test_a_pool_whose_secrets_are_elsewhere(self, check):
+        keys = 'target = "127.0.0.1:1"\napi_key = "env:NO_SUCH_KEY"\n'
+        assert check("grpc", keys).exit_code == 0
+
+
 SECRETS = """
 [admin]
 token = "env:NO_SUCH_TOKEN"
@@ -208,6 +283,7 @@ name = "o"
 kind = "openai"
 base_url = "http://127.0.0.1:1/v1"
 api_key = "file:key"
+headers = {X-Api-Key = "env:NO_SUCH_HEADER", X-Team = "blue"}
 """
 
 
@@ -219,9 +295,10 @@ def test_secrets_are_looked_up_when_that_is_wanted(folder):
         "routes[1].template",
         "admin.token",
         "workers[1].api_key",
-        "3 problems",
+        "workers[1].headers.X-Api-Key",
+        "4 problems",
     ]
     (folder / "pipeline.toml").write_text(GOOD + SECRETS)
     assert run("check").exit_code == 0
     (folder / "key").write_text("k")
-    assert run("check", "--secrets", NO_SUCH_TOKEN="t").exit_code == 0
+    assert run("check", "--secrets", NO_SUCH_TOKEN="t", NO_SUCH_HEADER="h").exit_code == 0

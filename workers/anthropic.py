@@ -32,8 +32,10 @@ class Anthropic(HttpBackend):
         model, secrets = self.section.model, self.secrets
         if request.native and request.native_dialect == "messages":
             body = encode_native(request, model=model)
-            return Exchange(PATH, body, NativeDecoder(secrets=secrets), partial(decode_native, secrets=secrets))
-        body = encode_request(request, model=model, answer_tokens=self.section.answer_tokens)
+            if request.native_answer:
+                return Exchange(PATH, body, NativeDecoder(secrets=secrets), partial(decode_native, secrets=secrets))
+        else:
+            body = encode_request(request, model=model, answer_tokens=self.section.answer_tokens)
         created = int(self._now())
         decoder = StreamDecoder(created=created, secrets=secrets)
         return Exchange(PATH, body, decoder, partial(decode_message, created=created, secrets=secrets))

@@ -59,7 +59,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, eq=False):
 
     `native` is the client's body as it came, when it spoke another dialect (`native_dialect`) and nothing of request
     and answer has to be changed on the way: a worker whose backend speaks that dialect passes it on with the model's
-    name put right, and answers with frames of that dialect (`Delta.native`). Any other worker goes by `body`.
+    name put right, and answers with frames of that dialect (`Delta.native`). With `native_answer` false the
+    answer has to be changed, and comes as any other. Workers whose backends speak other dialects go by `body`.
     """
 
     request_id: str
@@ -74,6 +75,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, eq=False):
     shortened: bool = False
     native: bytes = b""
     native_dialect: NativeDialect | None = None
+    native_answer: bool = True
 
 
 class Usage(msgspec.Struct, frozen=True):

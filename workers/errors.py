@@ -20,7 +20,7 @@ class WorkerErrorKind(enum.StrEnum):
     RATE_LIMITED = "rate_limited"  # too many calls or tokens, by the provider's limits for us (429)
     OVERLOADED = "overloaded"  # the provider has too much to do (503, 529)
     CONTEXT_TOO_LONG = "context_too_long"  # prompt and answer exceed the model's window
-    BAD_REQUEST = "bad_request"  # the request itself is at fault (400, 404, 409, 413, 422)
+    BAD_REQUEST = "bad_request"  # the request itself is at fault (400, 404, 409, 413, 422, 501)
     AUTH = "auth"  # our credentials are at fault (401, 403)
     UNAVAILABLE = "unavailable"  # any other 5xx or unexpected status; no replica may be called now
     TIMEOUT = "timeout"  # no first delta, or no next one, within its limit; 408, 504

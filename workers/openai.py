@@ -6,10 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from config.schema import OpenAIWorker
 from workers import openai_completions, openai_embeddings
 from workers import openai_servers as servers
-from workers.base import EmbeddingRequest, Embeddings, GenerationRequest, Health, NativeDialect
+from workers.base import EmbeddingRequest, Embeddings, GenerationRequest, Health, NativeDialect, Spout
 from workers.errors import WorkerError
 from workers.http import Exchange, HttpBackend, whole
 from workers.openai_dialect import StreamDecoder, decode_completion, encode_request
@@ -35,11 +37,23 @@ class OpenAICompatible(HttpBackend):
         self._tokenizer: servers.Tokenizer | None = None  # None: not known yet
         self._uncounted = 0  # requests in a row, before the tokenizer is known
         self._capacity: Capacity | None = None
+        self._chat_only = False  # it has no /completions
 
     @property
     def native_dialects(self) -> frozenset[NativeDialect]:
         """Dialects in which a request can be passed on, and its answer handed back, as they are."""
-        return frozenset({"completions"} if self.section.completions == "native" else ())
+        native = self.section.completions == "native" and not self._chat_only
+        return frozenset({"completions"} if native else ())
+
+    async def pour(self, request: GenerationRequest, spout: Spout) -> None:
+        """A server without /completions is asked for a chat, and from then on at once."""
+        try:
+            await super().pour(request, spout)
+        except WorkerError as error:
+            if error.status not in _NO_LIST or not self._native(request):
+                raise
+            await super().pour(msgspec.structs.replace(request, native=b"", native_dialect=None), spout)
+            self._chat_only = True  # and not a model that is not there: that would have failed again
 
     def exchange(self, request: GenerationRequest) -> Exchange:
         section, choices, secrets = self.section, request.parameters.n, self.secrets
@@ -154,6 +168,7 @@ class OpenAICompatible(HttpBackend):
     def _forget(self) -> None:
         """Another server may be there when it is back."""
         self._tokenizer = self._capacity = None
+        self._chat_only = False
         self._uncounted = 0
 
     async def _aside(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:

@@ -11,8 +11,7 @@ from pipeline.core.messages import PostOutput
 from pipeline.core.ports import Answer
 from pipeline.edge.citations import citations
 from pipeline.edge.completions_types import TextChoice, TextCompletion
-from pipeline.edge.openai_answers import decode_fields, encode
-from pipeline.edge.openai_types import CompletionUsage
+from pipeline.edge.openai_answers import counts, decode_fields, encode
 from workers.base import Usage
 
 _REASONS = {"length": "length", "content_filter": "content_filter"}  # a text cannot end with a tool's call
@@ -74,14 +73,9 @@ class TextAnswering(msgspec.Struct, frozen=True):
             created=identity.created,
             model=identity.model,
             choices=_choices(answers),
-            usage=UNSET if usage is None else _counts(usage),
+            usage=UNSET if usage is None else counts(usage),
             citations=citations(passages) if self.cites else UNSET,
         )
-
-
-def _counts(usage: Usage) -> CompletionUsage:
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    return CompletionUsage(prompt, completion, prompt + completion)
 
 
 def text_reason(reason: str | None) -> str | None:

@@ -67,14 +67,26 @@ class Answering(msgspec.Struct, frozen=True):
             created=int(time.time()),
             model=self.model,
             choices=choices,
-            usage=UNSET if usage is None else _counts(usage),
+            usage=UNSET if usage is None else counts(usage),
             citations=citations(passages) if self.cites else UNSET,
         )
 
 
 def token_counts(usage: Usage) -> bytes:
-    """The backend's own usage object, or a `CompletionUsage`."""
-    return usage.raw or encode(_counts(usage))
+    """The backend's own usage object, or one like it."""
+    return usage.raw or encode(counts(usage))
+
+
+def counts(usage: Usage) -> CompletionUsage:
+    """The usage object for a backend that has none of OpenAI's."""
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    return CompletionUsage(
+        prompt,
+        completion,
+        prompt + completion,
+        {"cached_tokens": usage.cached_tokens} if usage.cached_tokens else UNSET,
+        {"reasoning_tokens": usage.reasoning_tokens} if usage.reasoning_tokens else UNSET,
+    )
 
 
 def patched(choices: Raw, texts: Texts, part: str) -> Raw:
@@ -98,11 +110,6 @@ def patched(choices: Raw, texts: Texts, part: str) -> Raw:
             choice["logprobs"] = Raw(_NULL)
         kept.append(choice)
     return Raw(encode(kept))
-
-
-def _counts(usage: Usage) -> CompletionUsage:
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    return CompletionUsage(prompt, completion, prompt + completion)
 
 
 def _texts(answers: Sequence[Answer]) -> Texts:

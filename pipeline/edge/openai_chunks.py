@@ -53,12 +53,8 @@ class ChunkEncoder:
 
     def deltas(self, answer: Answer) -> bytes:
         begun = self._begun
-        if answer.frames and self._verbatim:
-            for delta in answer.deltas:
-                if delta.index not in begun:
-                    break
-            else:
-                return answer.frames
+        if answer.frames and self._unchanged(answer.deltas):
+            return answer.frames
         if not self._head:
             self._identify(answer)
         frames: list[bytes] = []
@@ -80,6 +76,15 @@ class ChunkEncoder:
             if delta.finish_reason is not None:
                 frames.append(self._end(delta))
         return b"".join(frames)
+
+    def _unchanged(self, deltas: Sequence[Delta]) -> bool:
+        """Whether there is nothing to add to what the backend sent: all of these choices have begun."""
+        if not self._verbatim:
+            return False
+        for delta in deltas:  # noqa: SIM110 - once for each chunk, most often of one
+            if delta.index not in self._begun:
+                return False
+        return True
 
     def finish(self, usage: Usage | None) -> bytes:
         if not self._usage or usage is None:

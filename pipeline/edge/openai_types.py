@@ -44,9 +44,13 @@ class ChatCompletionRequest(ChatFields, kw_only=True, frozen=True):
 
 
 class CompletionUsage(msgspec.Struct, frozen=True):
+    """Details are only there where the backend told them."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: dict[str, int] | UnsetType = UNSET
+    completion_tokens_details: dict[str, int] | UnsetType = UNSET
 
 
 class AssistantMessage(msgspec.Struct, kw_only=True, frozen=True):

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,11 +50,6 @@ def take(path: Path, *, serving: bool) -> list[Said]:
 def first_error(said: list[Said]) -> str | None:
     """The one that the others follow from."""
     return next((line.text for line in said if line.level == logging.ERROR), None)
-
-
-def discard(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
 
 
 def _lines(text: str, *, serving: bool) -> Iterator[Said]:

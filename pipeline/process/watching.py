@@ -11,8 +11,8 @@ from pathlib import Path
 
 from config.files import Stamp, stamp
 from config.load import Loaded
-from config.schema import WORKER_FILES, Config
-from config.secrets import FILE
+from config.schema import Config
+from config.secrets import FILE, worker_references
 
 INTERVAL_S = 0.5
 
@@ -47,13 +47,16 @@ def as_read(loaded: Loaded) -> dict[Path, Stamp]:
 
 
 def files_of(path: Path, config: Config) -> list[Path]:
-    """The configuration's file `path`, and what `config` names besides: templates, certificates, secrets."""
+    """The configuration's file `path`, and what `config` names besides and a reload would read again: templates,
+    certificates, secrets."""
     sections = (config.server, config.admin)
     names = [name for section in sections for name in (section.tls_certificate, section.tls_key) if name is not None]
     names += [route.template_file for route in config.routes if route.template_file is not None]
-    names += [name for worker in config.workers for key in WORKER_FILES if (name := getattr(worker, key, None))]
-    references = [config.admin.token, *(getattr(worker, "api_key", None) for worker in config.workers)]
-    names += [reference.removeprefix(FILE) for reference in references if reference and reference.startswith(FILE)]
+    references = [config.admin.token or ""]
+    references += [
+        secret.reference for index, one in enumerate(config.workers) for secret in worker_references(one, index)
+    ]
+    names += [reference.removeprefix(FILE) for reference in references if reference.startswith(FILE)]
     return [path, *map(Path, dict.fromkeys(names))]
 
 

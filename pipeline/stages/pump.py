@@ -354,14 +354,16 @@ class Pump(WatchedCall):
             *(self._native() if request.native else ()),
         )
 
-    def _native(self) -> tuple[bytes, NativeDialect | None]:
-        """The body as it came, where nothing of request and answer has to be changed on the way."""
+    def _native(self) -> tuple[bytes, NativeDialect | None, bool]:
+        """The body as it came, where nothing of it has to be changed on the way; and whether that goes for the answer.
+        Completions are small enough to be changed by whoever speaks them."""
         message, request = self._message, self._message.request
         course: Course = request.course
         section = course.section
-        if message.rewritten or request.shortened or course.filters or section.rename_model or section.collection:
-            return b"", None
-        return request.native, request.native_dialect
+        old = request.native_dialect == "completions"
+        if message.rewritten or section.collection or (request.shortened and not old):
+            return b"", None, False
+        return request.native, request.native_dialect, old or not (course.filters or section.rename_model)
 
 
 def _credible(usage: Usage) -> Usage:

@@ -94,7 +94,7 @@ def test_a_name_that_is_none_is_not_repeated_as_one():
 def test_a_worker_in_use_stays(name):
     with pytest.raises(edit.InUse) as error:
         edit.remove_worker(CONFIG, name, force=False)
-    assert list(error.value.routes) == (["one", "two"] if name == "a" else ["two"])
+    assert list(error.value.users) == (["one", "two"] if name == "a" else ["two"])
 
 
 def test_force_takes_a_worker_out_of_routes_that_have_another():
@@ -146,3 +146,97 @@ def test_files_are_named_from_the_root(value, tmp_path):
     assert list(refused(lambda: edit.put_worker(CONFIG, "c", table))) == ["workers[c].api_key"]
     table["api_key"] = f"file:{tmp_path / value}"
     edit.put_worker(CONFIG, "c", table)
+
+
+@pytest.mark.parametrize("value", ["key.txt", "./key.txt"])
+def test_files_that_headers_name_are_named_from_the_root_too(value, tmp_path):
+    table = {"kind": "openai", "base_url": "http://x/v1", "headers": {"X-Api-Key": f"file:{value}"}}
+    assert list(refused(lambda: edit.put_worker(CONFIG, "c", table))) == ["workers[c].headers.X-Api-Key"]
+    table["headers"] = {"X-Api-Key": f"file:{tmp_path / value}"}
+    edit.put_worker(CONFIG, "c", table)
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "ca_file"])
+def test_files_of_workers_are_named_from_the_root_and_are_there(key, tmp_path):
+    table = {"kind": "openai", "base_url": "http://x/v1", key: "a.json"}
+    found = refused(lambda: edit.put_worker(CONFIG, "c", table))
+    assert list(dict.fromkeys(found)) == [f"workers[c].{key}"]
+    table[key] = str(tmp_path / "a.json")
+    assert refused(lambda: edit.put_worker(CONFIG, "c", table)) == {
+        f"workers[c].{key}": f'"{tmp_path}/a.json": no such file or directory'
+    }
+
+
+TABLES = {
+    "pool": {"kind": "openai", "replicas": ["http://a/v1", "http://b/v1"], "affinity": False, "retry_budget": 0.05},
+    "anthropic": {"kind": "anthropic", "model": "m", "headers": {"X-Team": "blue"}},
+    "cohere": {"kind": "cohere", "breaker_failures": 3},
+    "ollama": {"kind": "ollama", "keep_alive": "-1", "retries": 0},
+    "grpc": {"kind": "grpc", "target": "unix:/run/a.sock", "tls": False, "slow_start_ms": 0},
+    "python": {"kind": "python", "class": "package.module:Class", "options": {"depth": 3}, "instances": 2},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_workers_of_all_kinds_come_and_are_shown_as_they_were_said(name):
+    added = edit.put_worker(CONFIG, name, TABLES[name])
+    shown = edit.shown(edit.find_worker(added, name))
+    hidden = {"headers": {"X-Team": MASK}} if "headers" in TABLES[name] else {}
+    assert TABLES[name] | hidden | {"name": name} == {key: shown[key] for key in ("name", *TABLES[name])}
+    assert edit.put_worker(added, name, shown) == added  # what was shown can be put back
+    assert edit.drain_worker(added, name, drain=True).workers[-1].drain
+
+
+def test_what_is_wrong_with_them_is_named_by_the_workers_name():
+    def found(**table):
+        return list(refused(lambda: edit.put_worker(CONFIG, "c", table)))
+
+    assert found(kind="openai") == ["workers[c].base_url"]
+    assert found(kind="openai", replicas=["http://a", "http://a"]) == ["workers[c].replicas[1]"]
+    assert found(kind="grpc", target="a") == ["workers[c].target"]
+    assert found(kind="python", **{"class": "a/b"}) == ["workers[c].class"]
+    assert found(kind="openai", base_url="http://a", headers={"X-Api-Key": "k"}) == ["workers[c].headers.X-Api-Key"]
+    assert found(kind="echo", retry_base_ms=9000) == ["workers[c].retry_base_ms"]
+
+
+def falling_back() -> Config:
+    """`one` falls back on b, then on c; vectors of `docs` are made by d."""
+    tree = edit.table_of(CONFIG)
+    tree["workers"] += [{"name": "c", "kind": "echo"}, {"name": "d", "kind": "echo"}]
+    tree["routes"][0]["fallback"] = ["b", "c"]
+    tree["collections"] = [{"name": "docs", "embedder": "d", "dimension": 8}]
+    return msgspec.convert(tree, Config)
+
+
+def test_a_worker_that_a_route_falls_back_on_is_in_use():
+    config = falling_back()
+    with pytest.raises(edit.InUse, match=r'The worker "c" is used by these routes: one$'):
+        edit.remove_worker(config, "c", force=False)
+    left = edit.remove_worker(config, "c", force=True)
+    assert left.routes[0].fallback == ["b"]
+    left = edit.remove_worker(left, "b", force=True)
+    assert (left.routes[0].fallback, left.routes[1].all_workers) == ([], ["a"])
+
+
+def test_a_fallback_does_not_take_the_place_of_a_routes_only_worker():
+    with pytest.raises(edit.InUse, match=r'The worker "a" is the only one of these routes: one$'):
+        edit.remove_worker(falling_back(), "a", force=True)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_embedder_of_a_collection_stays(force):
+    with pytest.raises(edit.InUse, match=r'The worker "d" is the embedder of these collections: docs$'):
+        edit.remove_worker(falling_back(), "d", force=force)
+
+
+def test_weights_make_no_cycle_of_a_fallback():
+    assert refused(lambda: edit.weigh(falling_back(), "one", {"b": 1})) == {"routes[one].fallback[0]": '"b"'}
+
+
+def test_a_route_gets_fallbacks_and_a_static_answer():
+    table = {"worker": "a", "fallback": ["b"], "static_answer": "Later."}
+    route = edit.find_route(edit.put_route(CONFIG, "one", table), "one")
+    assert (route.fallback, route.static_answer) == (["b"], "Later.")
+    assert refused(lambda: edit.put_route(CONFIG, "one", table | {"fallback": ["b", "x"]})) == {
+        "routes[one].fallback[1]": '"x"'
+    }

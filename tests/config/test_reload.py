@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -33,7 +33,7 @@ def paths(old: Config, new: Config) -> list[tuple[str, bool]]:
 def _schema_keys() -> Iterator[str]:
     """Every key of the schema, tables without their names: `server.port`, `workers.base_url`."""
     tables: dict[str, list[type[Struct]]] = {
-        "workers": [schema.EchoWorker, schema.ExtractiveWorker, schema.OpenAIWorker],
+        "workers": list(get_args(schema.AnyWorker)),
         "routes": [schema.RouteSection],
         "collections": [schema.CollectionSection],
         "keys": [schema.KeySection],
@@ -128,6 +128,64 @@ def test_what_headers_say_is_never_shown():
         'workers[w].headers."X-Old"': ("***", None),
     }
     assert "moon" not in repr(differences(of(), new))
+
+
+WORKER = {"name": "w", "kind": "openai", "replicas": ["http://127.0.0.1:1/v1"]}
+CHANGED = {
+    "replicas": ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"],
+    "ca_file": "/ca.pem",
+    "completions": "chat",
+    "tokenizer": "/t.json",
+    "affinity": False,
+    "replica_concurrency": 3,
+    "retries": 0,
+    "retry_budget": 0.0,
+    "retry_base_ms": 5,
+    "retry_max_ms": 50,
+    "breaker_failures": 9,
+    "breaker_rate": 0.0,
+    "breaker_open_ms": 5,
+    "breaker_max_open_ms": 50,
+    "health_interval_ms": 0,
+    "slow_start_ms": 0,
+}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_pools_change_live_key_by_key(key):
+    old, new = of(workers=[WORKER]), of(workers=[WORKER | {key: CHANGED[key]}])
+    (difference,) = differences(old, new)
+    assert (difference.path, difference.after, difference.restart) == (f"workers[w].{key}", CHANGED[key], False)
+
+
+def test_fallbacks_and_static_answers_change_live():
+    route = {"name": "r", "worker": "w"}
+    workers = [WORKER, {"name": "v", "kind": "echo"}]
+    old = of(workers=workers, routes=[route])
+    new = of(workers=workers, routes=[route | {"fallback": ["v"], "static_answer": "Later."}])
+    assert paths(old, new) == [("routes[r].fallback", False), ("routes[r].static_answer", False)]
+
+
+def test_options_of_a_class_change_live_and_are_not_shown():
+    def worker(**options: Any) -> Config:
+        return of(workers=[{"name": "w", "kind": "python", "class": "a:B", "options": options}])
+
+    (difference,) = differences(worker(depth=3), worker(depth=4))
+    assert (difference.path, difference.before, difference.after) == ('workers[w].options."depth"', "***", "***")
+    assert not difference.restart
+
+
+def test_a_worker_that_a_collection_kept_until_a_restart_needs_stays():
+    """The collection's new embedder is there after a restart only; until then it needs the old one."""
+    worker = {"name": "e", "kind": "echo"}
+    docs = {"name": "docs", "embedder": "e", "dimension": 8}
+    old = of(workers=[{"name": "w", "kind": "echo"}, worker], collections=[docs])
+    new = of(workers=[{"name": "w", "kind": "echo"}], collections=[{"name": "docs"}])
+    with pytest.raises(ConfigError) as refused:
+        merged(old, new)
+    (problem,) = refused.value.problems
+    assert (problem.path, problem.found) == ("collections[0].embedder", '"e"')
+    assert "until a restart" in problem.where
 
 
 def test_tls_can_be_renewed_but_neither_begun_nor_ended():

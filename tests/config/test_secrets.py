@@ -1,7 +1,7 @@
 import pytest
 
 from config.errors import ConfigError
-from config.secrets import Secret, missing, references, resolve
+from config.secrets import Secret, is_secret_header, missing, references, resolve
 from tests.flows import config
 
 
@@ -70,6 +70,37 @@ def test_what_is_no_reference_is_refused_and_not_repeated(reference):
     problem = refusal(reference, {"": "x"})
     assert problem.expected == "env:NAME or file:PATH"
     assert "hunter2" not in repr(problem)
+
+
+def test_headers_that_refer_to_secrets_are_looked_up_and_others_are_not():
+    worker = {
+        "name": "o",
+        "kind": "openai",
+        "base_url": "http://127.0.0.1:1/v1",
+        "api_key": "env:KEY",
+        "headers": {"X-Api-Key": "env:OTHER", "X.Token": "file:/no/such/file", "X-Team": "blue"},
+    }
+    configured = config(workers=[{"name": "e", "kind": "echo"}, worker])
+    assert list(references(configured)) == [
+        Secret("workers[1].api_key", "env:KEY"),
+        Secret("workers[1].headers.X-Api-Key", "env:OTHER"),
+        Secret('workers[1].headers."X.Token"', "file:/no/such/file"),
+    ]
+    found = missing(configured, {"KEY": "k"})
+    assert [(problem.path, problem.found) for problem in found] == [
+        ("workers[1].headers.X-Api-Key", "no environment variable OTHER"),
+        ('workers[1].headers."X.Token"', "/no/such/file: no such file or directory"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-Api-Key", "api_key", "Cookie", "X-Auth-Token", "X-Amz-Signature"])
+def test_names_that_say_that_a_header_is_secret(name):
+    assert is_secret_header(name)
+
+
+@pytest.mark.parametrize("name", ["X-Team", "OpenAI-Organization", "anthropic-beta", "HTTP-Referer", "X-Title"])
+def test_names_that_do_not(name):
+    assert not is_secret_header(name)
 
 
 def test_all_that_a_configuration_refers_to_is_looked_up():

@@ -13,6 +13,7 @@ from config.load import load
 from config.schema import Config, EchoWorker, ExtractiveWorker
 from config.shape import bare, leaves, of, variants
 from config.source import Source
+from tests import certificates
 
 FILE = Path(__file__).parents[2] / "pipeline.toml"
 TEXT = FILE.read_text()
@@ -120,6 +121,8 @@ def test_what_is_commented_out_is_valid_once_it_is_used(tmp_path):
     text = FULL.replace('template_file = "prompt.jinja"', '# template_file = "prompt.jinja"')
     for file in FILES:
         (tmp_path / file).touch()
+    for file in ("backend-ca.pem", "own-ca.pem"):
+        certificates.made(tmp_path, "ca").certificate.rename(tmp_path / file)
     text = text.replace('store = "embedded"', 'store = "qdrant"').replace('embedder = "auto"', 'embedder = "local"')
     text = text.replace('name = "echo"\nworker = "echo"', 'name = "echo"\nworker = "echo"\ncollection = "docs"')
     (tmp_path / "full.toml").write_text(text)

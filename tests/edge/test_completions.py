@@ -125,18 +125,46 @@ async def test_a_backend_s_whole_answer_passes_as_it_is():
         assert answer.body == json.dumps(reply).encode()
 
 
+async def test_a_server_without_completions_is_asked_for_a_chat_and_then_at_once():
+    reply = {"choices": [{"index": 0, "message": {"content": "by chat"}, "finish_reason": "stop"}], "model": "m"}
+
+    async def script(exchange):
+        there = exchange.path == "/v1/chat/completions"
+        await exchange.send(whole(reply) if there else whole({"error": "no such path"}, status=404))
+
+    async with ScriptedBackend(script) as backend, serving(in_front_of(backend)) as server:
+        for _ in range(2):
+            answer = await ask(server.port, post(body(), PATH))
+            assert answer.json["choices"][0]["text"] == "by chat"
+        asked = [exchange.path for exchange in backend.exchanges]
+        assert asked == ["/v1/completions", "/v1/chat/completions", "/v1/chat/completions"]
+
+
 @pytest.mark.parametrize("stream", [True, False])
-async def test_what_a_route_adds_goes_by_chat(stream):
-    """A filter has to see the text: the request is no longer one that passes as it is."""
-    said = {"choices": [{"index": 0, "delta": {"content": "tell no word"}, "finish_reason": "stop"}], "model": "m"}
-    reply = {"choices": [{"index": 0, "message": {"content": "tell no word"}, "finish_reason": "stop"}], "model": "m"}
-    script = says(streamed(said) if stream else whole(reply))
+async def test_a_route_changes_what_it_has_to(stream):
+    said = {"object": "text_completion", "choices": [{"index": 0, "text": "tell no word", "finish_reason": "stop"}]}
+    script = says(streamed({**said, "model": "m"}) if stream else whole({**said, "model": "m"}))
     route = {"filters": [{"kind": "redact", "pattern": "word", "replacement": "****"}], "rename_model": True}
     async with ScriptedBackend(script) as backend, serving(in_front_of(backend, **route)) as server:
         answer = await ask(server.port, post(body(stream=stream), PATH))
         told = [data for _, data in answer.events if data != "[DONE]"] if stream else [answer.json]
         assert "".join(one["choices"][0]["text"] for one in told) == "tell no ****"
         assert {(one["model"], one["object"]) for one in told} == {("said", "text_completion")}
+        assert backend.exchanges[0].path == "/v1/completions"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_a_route_adds_goes_by_chat(stream):
+    """With a system message the request is no longer one that passes as it is."""
+    said = {"choices": [{"index": 0, "delta": {"content": "tell a word"}, "finish_reason": "stop"}], "model": "m"}
+    reply = {"choices": [{"index": 0, "message": {"content": "tell a word"}, "finish_reason": "stop"}], "model": "m"}
+    script = says(streamed(said) if stream else whole(reply))
+    async with ScriptedBackend(script) as backend, serving(in_front_of(backend, system="Be brief.")) as server:
+        answer = await ask(server.port, post(body(stream=stream), PATH))
+        told = [data for _, data in answer.events if data != "[DONE]"] if stream else [answer.json]
+        assert "".join(one["choices"][0]["text"] for one in told) == "tell a word"
+        assert {one["object"] for one in told} == {"text_completion"}
+        assert backend.exchanges[0].path == "/v1/chat/completions"
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -16,7 +16,7 @@ CONFIG = config()
         (get("/v1/models/"), 404, "unknown_url", None),
         (get("/v1/chat/completions/"), 404, "unknown_url", None),
         (get("//healthz"), 404, "unknown_url", None),
-        (post(b"{}", "/v1/completions"), 404, "unknown_url", None),
+        (post(b"{}", "/v1/nowhere"), 404, "unknown_url", None),
         (post(b"{}", "/" + "x" * 1000), 404, "unknown_url", None),
         (get("/v1/chat/completions"), 405, "method_not_allowed", "POST, OPTIONS"),
         (get("/v1/prompts", method="DELETE"), 405, "method_not_allowed", "POST, OPTIONS"),

@@ -148,7 +148,7 @@ async def test_ids_and_traces_come_back():
         (post(chat(), CHAT, "X-Headgate-Route: echo"), 200),
         (post(chat(), CHAT, "X-Headgate-Route: nobody"), 200),  # the body decides
         (post(chat(model="said"), CHAT + "?x=1", NAMED), 503),
-        (post(chat(model="said"), "/v1/embeddings", NAMED), 404),
+        (post(chat(model="said"), "/v1/nowhere", NAMED), 404),
         (get(CHAT, NAMED), 405),
         (ASKED.replace(b"HTTP/1.1", b"HTTP/1.0"), 503),
         (ASKED.replace(b"HTTP/1.1", b"HTTP/9.9"), 400),

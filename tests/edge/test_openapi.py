@@ -77,7 +77,7 @@ async def test_schemathesis_finds_nothing(tmp_path):
             "run",
             f"http://127.0.0.1:{server.port}/openapi.json",
             "--generation-deterministic",
-            "--max-examples=40",
+            "--max-examples=20",
             "--continue-on-failure",
             "--no-color",
             cwd=tmp_path,

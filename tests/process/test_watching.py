@@ -148,8 +148,9 @@ async def test_what_changed_since_it_was_read_is_noticed_although_nobody_looked(
             await watched.once()
 
 
-def test_the_files_of_a_configuration_are_all_that_it_names(tmp_path):
-    for name in ("cert.pem", "key.pem", "prompt.j2", "secret", "token"):
+def test_the_files_of_a_configuration_are_all_that_a_reload_reads_again(tmp_path):
+    names = ["cert.pem", "header", "key.pem", "prompt.j2", "secret", "token"]
+    for name in [*names, "model.gguf"]:
         (tmp_path / name).write_text("x")
     file = tmp_path / "pipeline.toml"
     file.write_text(
@@ -158,8 +159,10 @@ def test_the_files_of_a_configuration_are_all_that_it_names(tmp_path):
         + 'template_file = "prompt.j2"\n'
         + '[[workers]]\nname = "o"\nkind = "openai"\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "file:secret"\n'
         + '[[workers]]\nname = "p"\nkind = "openai"\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "env:SECRET"\n'
+        + 'headers = {X-Api-Key = "file:header", X-Team = "blue", X-Token = "env:TOKEN"}\n'
+        + '[[workers]]\nname = "l"\nkind = "llama-cpp"\ngguf = "model.gguf"\n'
     )
     found = files_of(file, load(file, {}).config)
     assert found[0] == file
-    assert sorted(path.name for path in found[1:]) == ["cert.pem", "key.pem", "prompt.j2", "secret", "token"]
+    assert sorted(path.name for path in found[1:]) == names
     assert all(path.exists() for path in found)

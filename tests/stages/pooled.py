@@ -95,7 +95,13 @@ class Pools:
 def worker(name: str = "a", replicas: int = 1, **keys: Any) -> dict[str, Any]:
     """Without active looks, and as it is otherwise usual."""
     urls = [f"http://127.0.0.1:{number + 1}/v1" for number in range(replicas)]
-    usual = {"health_interval_ms": 0, "retry_base_ms": 1, "slow_start_ms": 0, "breaker_failures": 0, "breaker_rate": 0.0}
+    usual = {
+        "health_interval_ms": 0,
+        "retry_base_ms": 1,
+        "slow_start_ms": 0,
+        "breaker_failures": 0,
+        "breaker_rate": 0.0,
+    }
     return {"name": name, "kind": "openai", "model": "m", "replicas": urls, **usual, **keys}
 
 
@@ -107,7 +113,7 @@ def sections(*workers: dict[str, Any], **route: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def pooled(*workers: dict[str, Any], more: Any = None, **route: Any) -> AsyncIterator[tuple[Pipeline, Books]]:
     """Fails when anything is booked at the end."""
-    async with running(config(**sections(*workers, **route), **(more or {}))) as (pipeline, books):
+    async with running(config(**{**sections(*workers, **route), **(more or {})})) as (pipeline, books):
         yield pipeline, books
         await until(lambda: not any(backend.calls for backend in pipeline.flow.inference.backends.values()))
         assert_nothing_booked(pipeline)

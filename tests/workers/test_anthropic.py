@@ -72,6 +72,15 @@ async def test_a_native_request_goes_as_it_came_and_is_answered_in_frames():
         assert b"".join([delta.raw for delta in answer.deltas]) == WHOLE
 
 
+async def test_a_native_request_whose_answer_has_to_be_changed_is_answered_in_our_form():
+    async with calling(says(EVENTS)) as (worker, backend):
+        request = msgspec.structs.replace(native(ask(), container="kept"), native_answer=False)
+        answer = await told(worker, request)
+        assert answer.text
+        assert not any(delta.native for delta in answer.deltas)
+        assert backend.exchanges[0].json["container"] == "kept"
+
+
 async def test_a_request_of_another_native_dialect_is_translated():
     async with calling(says(EVENTS)) as (worker, backend):
         await told(worker, msgspec.structs.replace(native(ask("hi")), native_dialect="completions"))

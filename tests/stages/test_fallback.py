@@ -1,0 +1,191 @@
+"""The next worker of a route takes what one failed before its first delta, as the door would; then its static answer
+is given."""
+
+import asyncio
+
+import pytest
+
+from pipeline.core.errors import BackendFailed, BackendRefused, ContextLength
+from pipeline.core.outcomes import Reason
+from pipeline.stages.pump import STATIC
+from tests.flows import config, prompt, submit
+from tests.stages.pooled import Pools, failure, pooled, reason, sections, until, worker
+from workers.base import ChatMessage, EmbeddingRequest, Parameters
+from workers.errors import WorkerErrorKind
+
+DOWN = failure(WorkerErrorKind.AUTH, retryable=False)
+TOO_LONG = failure(WorkerErrorKind.CONTEXT_TOO_LONG, retryable=False)
+CONVERSATION = (
+    ChatMessage("user", "long ago " * 60),
+    ChatMessage("assistant", "yes " * 60),
+    ChatMessage("user", "and now?"),
+)
+
+
+async def test_the_next_worker_answers_after_the_retries(pools: Pools):
+    async with pooled(worker("a", 2), worker("b"), fallback=["b"]) as (pipeline, _):
+        for replica in pools["a"]:
+            replica.usual = [failure()]
+        ticket, sink = submit(pipeline)
+        assert await sink.done() == "b0"
+        assert (ticket.worker, ticket.retries) == ("b", 2)
+        assert [pipeline.flow.inference.backends[name].pool.fallbacks for name in "ab"] == [0, 1]
+
+
+async def test_workers_are_asked_in_their_order_and_the_last_one_s_failure_is_told(pools: Pools):
+    async with pooled(worker("a"), worker("c"), worker("b"), fallback=["b", "c"]) as (pipeline, _):
+        pools["a"][0].usual = pools["b"][0].usual = [DOWN]
+        ticket, sink = submit(pipeline)
+        assert await sink.done() == "c0"
+        pools["c"][0].usual = [failure(WorkerErrorKind.AUTH, retryable=False, status=401)]
+        ticket, sink = submit(pipeline)
+        with pytest.raises(BackendFailed) as told:
+            await sink.done()
+        assert (told.value.backend_status, ticket.worker) == (401, "c")
+        assert [len(pools[name][0].came) for name in "abc"] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("kind", [WorkerErrorKind.BAD_REQUEST, WorkerErrorKind.CONTENT_FILTERED])
+async def test_what_the_request_is_to_blame_for_goes_nowhere_else(pools: Pools, kind: WorkerErrorKind):
+    async with pooled(worker("a"), worker("b"), fallback=["b"], static_answer="later") as (pipeline, _):
+        pools["a"][0].usual = [failure(kind)]
+        ticket, sink = submit(pipeline)
+        await sink.ended()
+        assert not pools["b"][0].came
+        assert ticket.reduced == ()
+
+
+async def test_what_is_too_long_goes_on_to_a_larger_window_only(pools: Pools):
+    windows = [worker(name, context_tokens=tokens) for name, tokens in (("a", 4000), ("b", 4000), ("c", 4001))]
+    async with pooled(*windows, fallback=["b", "c"], static_answer="later") as (pipeline, _):
+        pools["a"][0].usual = [TOO_LONG]
+        _, sink = submit(pipeline)
+        assert await sink.done() == "c0"
+        assert not pools["b"][0].came
+        pools["c"][0].usual = [TOO_LONG]
+        _, sink = submit(pipeline)
+        with pytest.raises(ContextLength):
+            await sink.done()
+
+
+async def test_the_next_worker_s_own_window_is_what_the_prompt_is_cut_to(pools: Pools):
+    large, small = worker("a", context_tokens=4000), worker("b", context_tokens=100, answer_tokens=16)
+    async with pooled(large, small, fallback=["b"]) as (pipeline, _):
+        pools["a"][0].usual = [DOWN]
+        ticket, sink = submit(pipeline, prompt("and now?", messages=CONVERSATION))
+        assert await sink.done() == "b0"
+        assert len(pools["a"][0].came[0].messages) == 3
+        assert [message.text for message in pools["b"][0].came[0].messages] == ["and now?"]
+        assert ticket.cut is not None
+        assert ticket.cut.turns > 0
+
+
+async def test_a_fallback_that_is_full_takes_none_of_it(pools: Pools):
+    budget = {"admission": {"wait_budget_ms": 1}}
+    one, other = worker("a", concurrency=4), worker("b", concurrency=1)
+    routes = [{"name": "echo", "worker": "a", "fallback": ["b"]}, {"name": "own", "worker": "b"}]
+    more = {**budget, "routes": routes}
+    async with pooled(one, other, more=more) as (pipeline, _):
+        free = asyncio.Event()
+        pools["a"][0].usual, pools["b"][0].usual = [DOWN], [free]
+        for _ in range(30):  # it is known to be slow
+            pipeline.flow.lanes["b"].typical.ended(5.0, 5.0, 1, 0.0, 1)
+        held, own = submit(pipeline, prompt(model="own"))
+        await until(lambda: pools["b"][0].running)
+        ticket, sink = submit(pipeline)
+        with pytest.raises(BackendFailed):
+            await sink.done()
+        assert ticket.worker == "a"
+        free.set()
+        assert await own.done() == "b0"
+        assert held.retries == 0
+
+
+async def test_a_fallback_that_is_full_for_a_moment_lets_it_wait(pools: Pools):
+    async with pooled(worker("a"), worker("b", concurrency=1), fallback=["b"]) as (pipeline, _):
+        free = asyncio.Event()
+        pools["a"][0].usual, pools["b"][0].usual = [DOWN], [free]
+        sinks = [submit(pipeline)[1] for _ in range(3)]
+        await until(lambda: sum(pipeline.flow.lanes["b"].waiting) == 2)
+        free.set()
+        assert [await sink.done() for sink in sinks] == ["b0"] * 3
+
+
+async def test_who_ends_while_it_waits_for_the_next_worker_leaves_nothing(pools: Pools):
+    async with pooled(worker("a"), worker("b", concurrency=1), fallback=["b"]) as (pipeline, _):
+        pools["a"][0].usual, pools["b"][0].usual = [DOWN], [asyncio.Event()]
+        tickets = [submit(pipeline)[0] for _ in range(3)]
+        await until(lambda: sum(pipeline.flow.lanes["b"].waiting) == 2)
+        for ticket in reversed(tickets):
+            pipeline.ingress.cancel(ticket, Reason.CLIENT_GONE)
+
+
+async def test_a_worker_that_is_being_drained_is_passed_over(pools: Pools):
+    async with pooled(worker("a"), worker("b", drain=True), worker("c"), fallback=["b", "c"]) as (pipeline, _):
+        pools["a"][0].usual = [DOWN]
+        _, sink = submit(pipeline)
+        assert await sink.done() == "c0"
+
+
+async def test_where_the_route_s_own_worker_is_drained_its_fallbacks_serve(pools: Pools):
+    async with pooled(worker("a", drain=True), worker("b"), worker("c"), fallback=["b", "c"]) as (pipeline, _):
+        pools["b"][0].usual = [DOWN]
+        _, sink = submit(pipeline)
+        assert await sink.done() == "c0"
+        assert not pools["a"][0].came
+
+
+async def test_a_fallback_that_a_reload_took_away_is_passed_over(pools: Pools):
+    async with pooled(worker("a"), worker("b"), worker("c"), fallback=["b", "c"]) as (pipeline, _):
+        free = asyncio.Event()
+        pools["a"][0].usual = [free, DOWN]
+        _, sink = submit(pipeline)
+        await until(lambda: pools["a"][0].running)
+        pipeline.apply(pipeline.prepare(config(**sections(worker("a"), worker("c")))))
+        await until(lambda: "b" not in pipeline.flow.lanes)
+        free.set()
+        assert await sink.done() == "c0"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_static_answer_is_what_is_left(pools: Pools, stream: bool):
+    async with pooled(worker("a"), worker("b"), fallback=["b"], static_answer="Try later.") as (pipeline, _):
+        pools["a"][0].usual = pools["b"][0].usual = [DOWN]
+        ticket, sink = submit(pipeline, prompt(stream=stream, parameters=Parameters(n=2)))
+        assert await sink.done() == "Try later." * 2
+        assert [(delta.index, delta.finish_reason) for delta in sink.deltas] == [(0, "stop"), (1, "stop")]
+        assert reason(ticket) is Reason.DONE
+        assert ticket.reduced == (STATIC,)
+        assert sink.usage is not None
+        assert (sink.usage.prompt_tokens, sink.usage.completion_tokens) == (0, 0)
+        for name in "ab":  # it says nothing of how quick they are
+            assert pipeline.flow.lanes[name].typical.first == 0.0
+
+
+async def test_many_static_answers_hold_no_place(pools: Pools):
+    async with pooled(worker("a", concurrency=2), static_answer="Try later.") as (pipeline, _):
+        pools["a"][0].usual = [DOWN]
+        for _ in range(100):
+            _, sink = submit(pipeline)
+            assert await sink.done() == "Try later."
+        await until(lambda: not pipeline.flow.lanes["a"].unanswered)
+
+
+async def test_an_embedding_has_no_static_answer(pools: Pools):
+    async with pooled(worker("a"), static_answer="Try later.") as (pipeline, _):
+        asked = EmbeddingRequest("r", "echo", ("text",))
+        ticket, sink = submit(pipeline, prompt("", messages=(), stream=False, embedding=asked))
+        with pytest.raises(BackendRefused, match="cannot embed"):
+            await sink.done()
+        pools["a"][0].embed = None  # type: ignore[attr-defined] # it could, and cannot
+        assert ticket.reduced == ()
+
+
+async def test_a_client_that_has_given_up_by_now_is_not_served_elsewhere(pools: Pools):
+    async with pooled(worker("a"), worker("b"), fallback=["b"]) as (pipeline, _):
+        pools["a"][0].usual = [asyncio.Event()]
+        ticket, sink = submit(pipeline, prompt(gap_limit=0.05))
+        with pytest.raises(BackendFailed):
+            await sink.done()
+        assert ticket.worker == "a"
+        assert not pools["b"][0].came
