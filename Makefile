@@ -50,6 +50,15 @@ $(CHROMIUM): $(VENV)/.made
 		echo "No chromium: the pages are not opened in a browser (apt-get install chromium)"
 	@touch $@
 
+# Node, with which the tests run OpenAI's other official client.
+NODE := $(VENV)/.node
+$(NODE): $(VENV)/.made
+	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		echo "Installing Node" && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nodejs npm >/dev/null; } || \
+		echo "No npm: tests with OpenAI's client for Node fail (apt-get install nodejs npm)"
+	@touch $@
+
 run: $(RUN)
 	@$(BIN)/headgate ingest --sample
 	@exec $(BIN)/headgate serve
@@ -67,7 +76,7 @@ imports: $(DEV)
 	$(BIN)/lint-imports
 
 # Two at a time, most wait for processes and clocks; then those that measure.
-tests: $(DEV) $(CHROMIUM)
+tests: $(DEV) $(CHROMIUM) $(NODE)
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not alone"
 	$(BIN)/pytest -q -m alone
 

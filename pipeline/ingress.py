@@ -177,25 +177,22 @@ class Ingress:
             doorways: Collection[Doorway] = self._doorways.values()
         else:
             doorways = (doorway,) if (doorway := self._doorways.get(route)) is not None else ()
+        possible = [course for doorway in doorways for course in doorway.possible(session)]
+        if not possible:
+            return self._closed(_NO_WORKER, priority) if doorways else None
         refusal: tuple[Course, Decision[AssembleOutput]] | None = None
-        broken: Course | None = None
-        for doorway in doorways:
-            for chosen in doorway.possible(session):
-                course = chosen.open(now)
-                if course is None:
-                    broken = chosen
-                    if chosen.section.static_answer is not None:
-                        return None
-                    continue
+        for chosen in possible:
+            course = chosen.open(now)
+            if course is not None:
                 decision = self._seen(course, caller, priority, session, now)
                 if decision.verdict is not Verdict.REFUSE:
                     return None
                 if refusal is None or decision.wait < refusal[1].wait:
                     refusal = course, decision
+            elif chosen.section.static_answer is not None:
+                return None
         if refusal is None:
-            if broken is not None:
-                return self._circuit_open(broken, now)
-            return self._closed(_NO_WORKER, priority) if doorways else None
+            return self._circuit_open(min(possible, key=lambda course: course.reopens(now)), now, priority)
         return _explained(self._overloaded(refusal[0].lane, refusal[1].reason, now), refusal[1], priority)
 
     def _seen(
@@ -254,13 +251,15 @@ class Ingress:
             return found or course
         raise self._circuit_open(course, now)
 
-    def _circuit_open(self, course: Course, now: float) -> Overloaded:
-        return Overloaded(
+    def _circuit_open(self, course: Course, now: float, priority: Priority | None = None) -> Overloaded:
+        error = Overloaded(
             f"{_WHY_REFUSED[Reason.CIRCUIT_OPEN]}; try again later",
             place=Place.INGRESS.label,
             reason=Reason.CIRCUIT_OPEN,
             retry_after=max(course.reopens(now), RETRY_AFTER_MIN) * (1.0 + 0.25 * self._chance()),  # not before
         )
+        error.priority = priority
+        return error
 
     def _charge(self, ticket: Ticket, caller: Caller, prompt: Prompt, course: Course, now: float) -> None:
         """Raises `RateLimited`."""

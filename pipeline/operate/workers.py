@@ -82,7 +82,7 @@ def undrain(ctx: click.Context, /, name: str, **_: Any) -> None:
 
 @workers.command()
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Take it out of routes that have other workers.")
+@click.option("--force", is_flag=True, help="Take it out of routes that have other workers, and out of fallbacks.")
 @reaching
 @click.pass_context
 def remove(ctx: click.Context, /, name: str, *, force: bool, **_: Any) -> None:

@@ -54,16 +54,16 @@ class Backend:
         self.budget: RetryBudget = RetryBudget(0.0) if before is None else before.budget
         self.calls = 0
         self.waiting: deque[asyncio.Future[None]] = deque() if before is None else before.waiting
-        self._after: Backend | None = None
+        self.after: Backend | None = None  # that took its place
         if before is not None:
-            before._after = self
+            before.after = self
 
     @property
     def current(self) -> "Backend":
         """The one whose replicas are the pool's now."""
         backend = self
-        while backend._after is not None:
-            backend = backend._after
+        while backend.after is not None:
+            backend = backend.after
         return backend
 
     async def place(self, session: str | None, tried: Collection[Replica], clock: Callable[[], float]) -> Attempt:
@@ -88,7 +88,7 @@ class Backend:
         self, error: WorkerError, tried: Sequence[Replica], chance: float, now: float, latest: float
     ) -> float | None:
         """Seconds until a call that failed before its first delta is made again; None: it is not, as when that would
-        be `latest` or after. `tried` are the replicas that were asked, in turn."""
+        be `latest` or after, or no replica may be called then. `tried` are the replicas that were asked, in turn."""
         rules = self.retrying
         made = len(tried)
         if not error.retryable or error.kind.of_request or made > rules.attempts or isinstance(error, CircuitOpen):
@@ -100,7 +100,7 @@ class Backend:
                 seconds = max(seconds, error.retry_after)
             if seconds > rules.cap:
                 return None
-        if now + seconds >= latest:
+        if now + seconds >= latest or self.pool.wait(now) > seconds:
             return None
         # What could not connect has cost the backend nothing: to ask another one makes no storm.
         if not (another and error.kind is WorkerErrorKind.UNREACHABLE) and not self.budget.take():

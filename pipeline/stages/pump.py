@@ -78,6 +78,7 @@ class Pump(WatchedCall):
         "_first_delta",
         "_inflight",
         "_message",
+        "_moved",
         "_stage",
         "_stalled",
         "_tried",
@@ -106,6 +107,7 @@ class Pump(WatchedCall):
         self._attempt: Attempt | None = None
         self._tried: Sequence[Replica] = ()  # in turn
         self._stalled: WorkerError | None = None  # why the call is being broken off, to be made again perhaps
+        self._moved = False  # the request is another worker's now, and so is what it counts
         self._first_delta: float | None = None  # seconds after the call was begun the last time
         self._channel = DeltaChannel(backend.high_water, stage.loop)
         self.task: asyncio.Task[Any] | None = None  # that runs it
@@ -171,7 +173,9 @@ class Pump(WatchedCall):
         self.running = False
         self._backend.calls -= 1
         prompt, tokens = self._message.prompt_tokens, self.ticket.chunks
-        if usage is not None:
+        if self._moved:
+            prompt = tokens = 0
+        elif usage is not None:
             prompt, tokens = usage.prompt_tokens, usage.completion_tokens
             learn(self._message, prompt)
         elif first is None and not task.cancelled():
@@ -295,7 +299,7 @@ class Pump(WatchedCall):
         text = request.course.section.static_answer
         hopeful = (above or not error.kind.of_request) and now < self._patience_of_client()
         if hopeful and self._stage.elsewhere(self._message, ticket, now, above=above):
-            self.done = True
+            self.done = self._moved = True
         elif text is None or request.embedding is not None or error.kind.of_request:
             self.expire(translate(error))
         else:

@@ -163,7 +163,7 @@ def check_workers(config: Config) -> None:
     and looks at no secret. Raises `ConfigError`."""
     problems: list[Problem] = []
     for position, section in enumerate(config.workers):
-        made = _replicas(section, position, defaultdict(str), config, problems)
+        made = _replicas(section, position, defaultdict(str), config, problems, number=1)
         _counter(section, position, made, None, problems)
     if problems:
         raise ConfigError(tuple(problems))
@@ -301,13 +301,20 @@ def _secrets(section: AnyWorker, position: int, problems: list[Problem]) -> dict
 
 
 def _replicas(
-    section: AnyWorker, position: int, secrets: Mapping[str, str], config: Config, problems: list[Problem]
+    section: AnyWorker,
+    position: int,
+    secrets: Mapping[str, str],
+    config: Config,
+    problems: list[Problem],
+    *,
+    number: int | None = None,
 ) -> list[ModelWorker]:
+    """All of them, or only the first `number`."""
     data_dir = Path(config.server.data_dir)
     try:
         return [
             registry.build(section, resolve=secrets.__getitem__, replica=replica, data_dir=data_dir)
-            for replica in range(len(section.replica_names))
+            for replica in range(len(section.replica_names[:number]))
         ]
     except WorkerUnavailable as why:
         problems.append(Problem(f"workers[{position}].{why.key}", why.found, why.expected))

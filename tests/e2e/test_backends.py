@@ -41,7 +41,8 @@ async def backend() -> AsyncIterator[ScriptedBackend]:
 
 
 def behind(backend: ScriptedBackend, **limits: int) -> Config:
-    worker = {"name": "b", "kind": "openai", "base_url": backend.base_url, **limits}
+    alone = {"health_interval_ms": 0, "breaker_failures": 0, "breaker_rate": 0.0}  # each request is to reach it
+    worker = {"name": "b", "kind": "openai", "base_url": backend.base_url, **alone, **limits}
     return config(workers=[worker], routes=[{"name": "chat", "worker": "b"}])
 
 

@@ -255,11 +255,13 @@ class TestRequests:
         ticket = open_ticket(hooks_of(logs))
         ticket.caller, ticket.priority = Caller("batch jobs"), Priority.LOW
         ticket.reduced = ("passages=2", "max_tokens=256")
+        ticket.worker, ticket.retries = "large", 2
         end(ticket, Reason.DONE, Place.STREAM)
         logs.writer.flush()
         (line,) = log_file[1]()
         assert (line["key"], line["class"]) == ("batch jobs", "low")
         assert line["reduced"] == ["passages=2", "max_tokens=256"]
+        assert (line["worker"], line["retries"]) == ("large", 2)
 
     def test_of_what_was_refused_only_so_many_a_second(self, start, log_file):
         logs = start(refusals_per_s=2)

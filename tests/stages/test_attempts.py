@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pipeline.core.errors import BackendFailed, BackendStalled, HeadgateError
+from pipeline.core.errors import BackendFailed, BackendStalled
 from pipeline.core.outcomes import Reason
 from pipeline.policy.breaker import BreakerRules
 from pipeline.policy.pool import Pool, PoolRules, Result
@@ -155,10 +155,11 @@ async def test_a_replica_that_stalls_is_at_fault_and_another_one_asked(pools: Po
     async with pooled(worker(replicas=2, first_delta_timeout_ms=60, breaker_failures=1)) as (pipeline, _):
         for replica in pools["a"]:
             replica.script.append([asyncio.Event()])
-        _, sink = submit(pipeline)
-        with pytest.raises(HeadgateError) as told:  # both have opened
+        ticket, sink = submit(pipeline)
+        with pytest.raises(BackendFailed) as told:
             await sink.done()
-        assert told.value.reason == "circuit_open"
+        assert told.value.reason == "backend_timeout"
+        assert ticket.retries == 1  # both circuits are open now: there is nobody to be asked
         replicas = pipeline.flow.inference.backends["a"].pool.replicas
         assert [replica.failures for replica in replicas] == [1, 1]
 

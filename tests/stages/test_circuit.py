@@ -8,6 +8,7 @@ from pipeline.adapters.sinks.memory import MemorySink
 from pipeline.core.access import ANONYMOUS
 from pipeline.core.errors import BackendFailed, Overloaded
 from pipeline.core.outcomes import Priority, Reason
+from pipeline.policy.pool import Result
 from pipeline.wiring import Pipeline
 from tests.flows import prompt, submit
 from tests.stages.pooled import Pools, failure, pooled, reason, until, worker
@@ -162,3 +163,18 @@ async def test_fifty_requests_to_a_backend_that_fails_from_the_eighth_on(pools: 
             reasons.append(reason(ticket))
         assert reasons == [Reason.DONE] * 7 + [Reason.BACKEND_UNREACHABLE] * 5 + [Reason.CIRCUIT_OPEN] * 38
         assert len(replica.came) == 12
+
+
+async def test_who_waits_for_a_full_replica_gets_the_one_that_time_brings_back(pools: Pools):
+    clock = asyncio.get_running_loop().time
+    async with pooled(breaking(replicas=2, replica_concurrency=1, breaker_open_ms=60)) as (pipeline, _):
+        backend = pipeline.flow.inference.backends["a"]
+        one, other = [await backend.place(None, (), clock) for _ in range(2)]
+        waits = asyncio.create_task(backend.place(None, (), clock))
+        await until(lambda: backend.waiting)
+        backend.ended(one, clock(), Result.FAULT)
+        await until(lambda: backend.waiting)  # again: the circuit of that one is open, and the other one full
+        probe = await asyncio.wait_for(waits, 2)
+        assert probe.replica is one.replica
+        for attempt in (other, probe):
+            backend.ended(attempt, clock(), Result.OK)

@@ -10,7 +10,7 @@ from pipeline.core.outcomes import Reason
 from pipeline.stages.pump import STATIC
 from tests.flows import config, prompt, submit
 from tests.stages.pooled import Pools, failure, pooled, reason, sections, until, worker
-from workers.base import ChatMessage, EmbeddingRequest, Parameters
+from workers.base import ChatMessage, Delta, DeltaBatch, EmbeddingRequest, Parameters, Usage
 from workers.errors import WorkerErrorKind
 
 DOWN = failure(WorkerErrorKind.AUTH, retryable=False)
@@ -189,3 +189,14 @@ async def test_a_client_that_has_given_up_by_now_is_not_served_elsewhere(pools: 
             await sink.done()
         assert ticket.worker == "a"
         assert not pools["b"][0].came
+
+
+async def test_what_the_next_worker_counts_is_not_the_first_one_s(pools: Pools):
+    async with pooled(worker("a", tokens_per_minute=60_000), worker("b"), fallback=["b"]) as (pipeline, _):
+        pools["a"][0].usual = [DOWN]
+        pools["b"][0].usual = [DeltaBatch((Delta("x", finish_reason="stop"),), Usage(400, 500))]
+        lane = pipeline.flow.lanes["a"]
+        _, sink = submit(pipeline)
+        assert await sink.done() == "x"
+        await until(lambda: not lane.inflight)
+        assert lane.typical.tokens == 0.0
