@@ -140,7 +140,9 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
         "completions": "requests to /v1/completions: native, the backend's own /completions; chat, as a chat",
     },
     schema.AnthropicWorker: {"version": "of the API, the header anthropic-version"},
-    schema.OllamaWorker: {"keep_alive": "how long the model stays loaded, as Ollama writes it; not set: its default"},
+    schema.OllamaWorker: {
+        "keep_alive": "how long the model stays loaded: 5m, a number of seconds, -1 for ever; not set: its default"
+    },
     schema.GrpcWorker: {
         "target": "host:port or unix:/path of the server",
         "replicas": "instead of one target, several that serve the same model",
@@ -152,6 +154,7 @@ DESCRIPTIONS: dict[type[Struct], dict[str, str]] = {
     },
     schema.PythonWorker: {
         "class": "package.module:Class, or the name of an entry point in the group headgate.workers",
+        "folder": "where its module is looked for first (relative to this file); not set: this file's folder",
         "options": "given to the class by name",
         "instances": "of the class, in each shard: replicas",
     },

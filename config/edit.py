@@ -27,7 +27,7 @@ Named = TypeVar("Named", AnyWorker, RouteSection)
 
 _WORKERS = {str(section.__struct_config__.tag): section for section in get_args(AnyWorker)}
 _NUMBERED = re.compile(r"(?<![.\w])(workers|routes|collections|keys)\[(\d+)\]")
-_FILES = {"workers": WORKER_FILES, "routes": ("template_file",)}  # keys that name one
+_FILES = {"workers": (*WORKER_FILES, "folder"), "routes": ("template_file",)}  # keys that name one
 _SHOWN = 10  # names
 
 

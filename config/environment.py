@@ -8,7 +8,7 @@ from msgspec import inspect
 
 from config.findings import Findings
 from config.paths import PREFIX, KeyPath, nearest, variable
-from config.shape import bare, describe, elsewhere, keys, leaves, root, tag_field, variants
+from config.shape import bare, describe, elsewhere, keys, leaves, listed, root, tag_field, variants
 
 
 class _Refused(Exception):
@@ -103,7 +103,7 @@ def _field(kind: inspect.StructType, segment: str, path: KeyPath) -> tuple[str, 
             return key, field.type
     match = nearest(key, keys(kind))
     near = (*path, match) if match else elsewhere(key)
-    expected = "a variable that names a key" + ("" if near else f": {', '.join(keys(kind))}")
+    expected = "a variable that names a key" + ("" if near else f": {listed(kind)}")
     raise _Refused((*path, key), "an unknown key", expected, variable(near) if near else "")
 
 

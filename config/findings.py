@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from config.errors import ConfigError, Problem
-from config.paths import KeyPath, dotted
+from config.paths import KeyPath, dotted, parsed
 from config.source import Source
 
 
@@ -29,6 +31,12 @@ class Findings:
         """Note a problem with an environment variable that sets no key."""
         problem = Problem(dotted(path), found, expected, hint, f"environment {name}")
         self._problems.append((0, problem))
+
+    def placed(self, problem: Problem) -> Problem:
+        """A problem that was found elsewhere, with the place of its key."""
+        if problem.where or not (path := parsed(problem.path)):
+            return problem
+        return replace(problem, where=self._where(path)[1])
 
     def sound(self, *paths: KeyPath) -> bool:
         """Whether nothing was found wrong with these keys, what is above them and what is under them."""

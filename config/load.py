@@ -13,7 +13,7 @@ from config.errors import ConfigError, Problem, Unreadable
 from config.files import Stamp, read_text, stamp
 from config.findings import Findings
 from config.paths import dotted, leaves
-from config.schema import WORKER_FILES, Config, RouteSection
+from config.schema import WORKER_FILES, Config, PythonWorker, RouteSection
 from config.secrets import FILE
 from config.source import find, read
 from config.structure import draft
@@ -32,9 +32,14 @@ class Loaded(NamedTuple):
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
     """The configuration in force. Without a path, the file that HEADGATE_CONFIG names, else ./pipeline.toml.
 
-    `template_file` and `file:` references are relative to the configuration file's folder and come back absolute.
+    Files that it names are relative to the configuration file's folder and come back absolute.
     Raises ConfigError with every problem there is. Secrets are not looked up: that is `config.secrets.resolve`.
     """
+    return traced(path, environ)[0]
+
+
+def traced(path: Path | None = None, environ: Mapping[str, str] | None = None) -> tuple[Loaded, Findings]:
+    """The same, with what knows the lines of the file (`Findings.placed`)."""
     variables = os.environ if environ is None else environ
     found, named_by = find(path, variables)
     before = stamp(found)
@@ -44,10 +49,11 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     folder = source.path.parent.absolute()
     Crosscheck(draft(source.tree, findings), folder, findings).run()
     findings.raise_if_any()
-    _anchor(source.tree, folder)
     config = msgspec.convert(source.tree, Config)
     origins = {dotted(key): findings.origin(key) for key, _ in leaves(config)}
-    return Loaded(config, origins, source.path, before)
+    _anchor(source.tree, folder)
+    config = msgspec.convert(source.tree, Config)
+    return Loaded(config, origins, source.path, before), findings
 
 
 def encode(config: Config) -> bytes:
@@ -85,6 +91,8 @@ def _anchor_worker(worker: dict[str, Any], folder: Path) -> None:
     for key in WORKER_FILES:
         if key in worker:
             worker[key] = str(folder / worker[key])
+    if worker.get("kind") == PythonWorker.__struct_config__.tag:
+        worker["folder"] = str(folder / worker.get("folder", ""))
     for name, value in worker.get("headers", {}).items():
         if value.startswith(FILE):
             worker["headers"][name] = FILE + str(folder / value.removeprefix(FILE))

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ KeyPath = tuple[str | int, ...]
 PREFIX = "HEADGATE__"
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+_PART = re.compile(r'\[(\d+)\]|(?:^|\.)(?:([A-Za-z0-9_-]+)|("(?:[^"\\]|\\.)*"))')
 
 
 def dotted(path: KeyPath) -> str:
@@ -24,6 +26,20 @@ def dotted(path: KeyPath) -> str:
         else:
             text += ("." if text else "") + (part if _BARE.fullmatch(part) else quote(part))
     return text
+
+
+def parsed(text: str) -> KeyPath:
+    """What `dotted` made a text of; empty for one that is no key path."""
+    path: list[str | int] = []
+    at = 0
+    while at < len(text):
+        part = _PART.match(text, at)
+        if part is None:
+            return ()
+        index, bare, quoted = part.groups()
+        path.append(int(index) if index else bare or tomllib.loads(f"key = {quoted}")["key"])
+        at = part.end()
+    return tuple(path)
 
 
 def variable(path: KeyPath) -> str:

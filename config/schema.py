@@ -40,6 +40,14 @@ Target = Annotated[
         description="host:port, or unix:/path of a socket",
     ),
 ]
+KeepAlive = Annotated[  # as Go reads durations, which Ollama is written in
+    str,
+    Meta(
+        pattern=r"^\s*(?:-?[0-9]{1,9}|[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|ms|s|m|h))+)\s*(?!\n)$",
+        description="a duration, like 5m or 1h30m, a number of seconds, or -1 for ever",
+    ),
+]
+Answer = Annotated[str, Meta(pattern=r"\S", description="a text that says something")]
 Option = str | bool | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | Annotated[float, Meta(ge=-1e300, le=1e300)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Shards = Annotated[int, Meta(ge=1, le=256)] | Literal["auto"]
@@ -170,7 +178,7 @@ class WorkerSection(Section, tag_field="kind", frozen=True, kw_only=True):
     breaker_rate: Share = 0.4  # of its last 20 calls failed, then as well; 0: never
     breaker_open_ms: Milliseconds = 1_000  # until one call is tried again; doubled each time that it fails
     breaker_max_open_ms: Milliseconds = 60_000
-    health_interval_ms: MillisecondsOrNever = 10_000  # between looks at each replica; 0: none
+    health_interval_ms: MillisecondsOrNever = 5_000  # between looks at each replica; 0: none
     slow_start_ms: MillisecondsOrNever = 10_000  # in which a replica that is back gets its full share again
 
     @property
@@ -257,7 +265,7 @@ class CohereWorker(HttpWorker, tag="cohere", frozen=True, kw_only=True):
 class OllamaWorker(HttpWorker, tag="ollama", frozen=True, kw_only=True):
     """Ollama's own API. `base_url` is without /api."""
 
-    keep_alive: str | None = None  # how long the model stays loaded, as Ollama writes it: 5m, -1; None: its default
+    keep_alive: KeepAlive | None = None  # how long the model stays loaded; None: its default
 
     @property
     def usual_url(self) -> str:
@@ -294,6 +302,7 @@ class PythonWorker(WorkerSection, tag="python", frozen=True, kw_only=True):
             description="package.module:Class, or the name of an entry point in the group headgate.workers",
         ),
     ] = field(name="class")
+    folder: Folder | None = None  # where its module is looked for first; None: the configuration file's
     options: dict[str, Option] = field(default_factory=dict)  # given to the class by name
     instances: Annotated[int, Meta(ge=1, le=64)] = 1  # replicas, in each shard
 
@@ -382,7 +391,7 @@ class RouteSection(Section, frozen=True, kw_only=True):
     worker: Name | None = None  # either this or `workers`
     workers: Annotated[list[WeightedWorker], Meta(max_length=64)] = field(default_factory=list)
     fallback: Annotated[list[Name], Meta(max_length=16)] = field(default_factory=list)  # workers, in this order
-    static_answer: str | None = None  # what is said when all of them have failed
+    static_answer: Answer | None = None  # what is said when all of them have failed
     collection: Name | None = None
     passages: Annotated[int, Meta(ge=1, le=100)] = 6  # how many to retrieve
     on_retrieval_failure: Literal["fail", "answer"] = "fail"

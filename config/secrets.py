@@ -2,6 +2,7 @@
 
 import os
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -19,6 +20,15 @@ _MAX_BYTES = 65_536
 
 
 _SECRET_HEADER = re.compile(r"auth|key|cookie|token|secret|passw|credential|signature", re.IGNORECASE)
+
+
+_TOKEN = re.compile(
+    r"^\s*(?i:bearer)\s+\S+\s*$"
+    r"|(?<![A-Za-z0-9])(?:(?:sk|rk)[-_][\w-]{8,}|gh[opsur]_\w{8,}|github_pat_\w{8,}|glpat-[\w-]{8,}"
+    r"|hf_\w{8,}|gsk_\w{8,}|xai-\w{8,}|xox[a-z]-[\w-]{8,}|A[KS]IA[0-9A-Z]{12,}|AIza[\w-]{8,}|npm_\w{8,}"
+    r"|pypi-[\w-]{8,}|r8_\w{8,}|nvapi-[\w-]{8,}|pplx-\w{8,}|eyJ[\w-]{8,}\.[\w-]{8,})",  # the last: a JSON Web Token
+)
+_BASIC = re.compile(r"basic\s+([A-Za-z0-9+/]+)=*", re.IGNORECASE)
 
 
 class Fault(NamedTuple):
@@ -56,6 +66,23 @@ def is_reference(value: str) -> bool:
 def is_secret_header(name: str) -> bool:
     """Whether the name of a header says that its value is secret: that may not stand in the file then."""
     return bool(_SECRET_HEADER.search(name))
+
+
+def looks_secret(value: str) -> bool:
+    """Whether a header's value is one that only secrets are: credentials of HTTP, or a key or token as the providers of
+    models, code and clouds make them. What looks like nothing in particular is not known to be one."""
+    return bool(_TOKEN.search(value)) or _is_basic(value)
+
+
+def _is_basic(value: str) -> bool:
+    """Name and password, RFC 7617."""
+    found = _BASIC.fullmatch(value.strip())
+    if found is None:
+        return False
+    try:
+        return b":" in b64decode(found[1] + "=" * (-len(found[1]) % 4))
+    except ValueError:
+        return False
 
 
 def references(config: Config) -> Iterator[Secret]:

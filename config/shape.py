@@ -3,6 +3,7 @@
 import math
 import re
 from functools import cache
+from inspect import get_annotations
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ Leaf = inspect.BoolType | inspect.IntType | inspect.FloatType | inspect.StrType 
 Table = inspect.StructType | inspect.UnionType | inspect.DictType
 
 _INT64 = (-(1 << 63), (1 << 63) - 1)  # what TOML promises to carry
+_ADDRESSES = {("url",), ("base_url",), ("target",)}
+_LISTED = 10  # keys
 _SHOWN = 80  # characters of a value that are repeated
 
 
@@ -63,6 +66,15 @@ def leaves(info: inspect.Type) -> tuple[Leaf, ...]:
 def keys(info: inspect.StructType) -> list[str]:
     tag = [info.tag_field] if info.tag_field else []
     return [*tag, *(field.encode_name for field in info.fields)]
+
+
+def listed(info: inspect.StructType) -> str:
+    """Some of the keys, for people: those of the table's own kind before those that all kinds have."""
+    bases = info.cls.__mro__
+    rank = {name: place for place in reversed(range(len(bases))) for name in get_annotations(bases[place])}
+    ordered = sorted(info.fields, key=lambda field: rank.get(field.name, 0))
+    names = [*([info.tag_field] if info.tag_field else []), *(field.encode_name for field in ordered)]
+    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
 
 
 def tag_field(info: inspect.UnionType) -> str:
@@ -182,8 +194,12 @@ def shown(value: Any, path: KeyPath) -> str:
 def _hidden(value: Any, path: KeyPath) -> str:
     if is_secret(path):
         return "a value that is not shown"
-    address = path[-1:] in {("url",), ("base_url",)} or path[-2:-1] == ("replicas",)
-    return "an address with credentials, not shown" if address and "@" in str(value) else ""
+    text = value if isinstance(value, str) else ""
+    if not ("://" in text or path[-1:] in _ADDRESSES or path[-2:-1] == ("replicas",)):
+        return ""
+    if "@" in text:
+        return "an address with credentials, not shown"
+    return "an address with a query, not shown" if "?" in text or "#" in text else ""
 
 
 def _literal(value: Any) -> str:

@@ -1,5 +1,7 @@
 """Checks a file against its schema, key by key, so that every problem is found and not only the first."""
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from msgspec import Struct, inspect
@@ -16,6 +18,7 @@ from config.shape import (
     fits,
     keys,
     leaves,
+    listed,
     of,
     shown,
     suggested,
@@ -23,6 +26,7 @@ from config.shape import (
     variants,
 )
 
+_NO_KINDS: Mapping[str, inspect.StructType] = MappingProxyType({})
 _BAD: Any = object()  # in place of a value that cannot be used
 
 Schema = TypeVar("Schema", bound=Struct)
@@ -68,11 +72,19 @@ class _Walk:
             return self.struct(kind, raw, path)
         raise TypeError(f"the schema has a type that is not checked: {kind}")
 
-    def struct(self, info: inspect.StructType, raw: dict[str, Any], path: KeyPath, *, closed: bool = True) -> Any:
-        """A table. Where it is not `closed`, keys that it does not know are passed over."""
+    def struct(
+        self,
+        info: inspect.StructType,
+        raw: dict[str, Any],
+        path: KeyPath,
+        *,
+        kinds: Mapping[str, inspect.StructType] = _NO_KINDS,
+        closed: bool = True,
+    ) -> Any:
+        """A table, one of these `kinds`. Where it is not `closed`, keys that it does not know are passed over."""
         for key in raw if closed else ():
             if key not in keys(info):
-                self._unknown(info, key, path)
+                self._unknown(info, key, path, [kind for kind, one in kinds.items() if key in keys(one)])
         values = {field.name: self._field(field, raw, path) for field in info.fields}
         return info.cls(**{name: value for name, value in values.items() if value is not _BAD})
 
@@ -104,17 +116,21 @@ class _Walk:
         field = tag_field(info)
         tag = raw.get(field)
         if isinstance(tag, str) and tag in known:
-            return self.struct(known[tag], raw, path)
+            return self.struct(known[tag], raw, path, kinds=known)
         found = shown(tag, ()) if field in raw else "nothing"
         hint = nearest(str(tag), known) if isinstance(tag, str) else ""
         expected = "one of " + ", ".join(quote(one) for one in known)
         self._findings.add((*path, field), found, expected, quote(hint) if hint else "")
         return self.struct(common(info), raw, path, closed=False)
 
-    def _unknown(self, info: inspect.StructType, key: str, path: KeyPath) -> None:
-        hint = nearest(key, keys(info)) or dotted(elsewhere(key, self._root))
+    def _unknown(self, info: inspect.StructType, key: str, path: KeyPath, kinds: Sequence[str]) -> None:
+        """`kinds` are those of the same table that have such a key."""
+        hint = nearest(key, keys(info)) or ("" if kinds else dotted(elsewhere(key, self._root)))
         table = f"a key of {dotted(path)}" if path else self._top
-        expected = table if hint else f"{table}: {', '.join(keys(info))}"
+        if kinds:
+            expected = f"{table}, whose kind is {info.tag}: {key} is a key of kind {' and '.join(kinds)}"
+        else:
+            expected = table if hint else f"{table}: {listed(info)}"
         self._findings.add((*path, key), "an unknown key", expected, hint)
 
     def _mismatch(self, info: inspect.Type, raw: Any, path: KeyPath, hint: str = "") -> Any:

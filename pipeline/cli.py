@@ -74,15 +74,15 @@ def main() -> None:
 def check(file: Path | None, config_file: Path | None, *, secrets: bool) -> None:
     """Check a configuration file, the environment variables over it, and the templates and certificates that it names,
     and print every problem there is."""
-    from config.load import load  # noqa: PLC0415 - see the module's docstring
+    from config.load import traced  # noqa: PLC0415 - see the module's docstring
 
     if file is not None and config_file is not None:
         raise click.UsageError("name the file once: as an argument or with --config")
-    loaded = load(file or config_file)
+    loaded, findings = traced(file or config_file)
     config = loaded.config
     problems = [*_found_in_files(config), *(_missing_secrets(config) if secrets else [])]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([findings.placed(problem) for problem in problems])
     sizes = {"worker": len(config.workers), "route": len(config.routes), "collection": len(config.collections)}
     counts = ", ".join(f"{size} {name}{'' if size == 1 else 's'}" for name, size in sizes.items())
     click.echo(f"{loaded.path}: no problems ({counts})")

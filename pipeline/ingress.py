@@ -18,7 +18,10 @@ from pipeline.policy.access import Access
 from pipeline.policy.admission import RETRY_AFTER_MIN, bulkhead, jittered
 from pipeline.policy.degrade import applied, reduced
 from pipeline.policy.lane import Asker, Decision, Lane, Verdict
+from pipeline.stages.backend import CircuitOpen
 from pipeline.stages.course import Course, Doorway
+from pipeline.stages.prompt import PromptPlan
+from pipeline.stages.pump import translate
 from workers.base import ChatMessage, EmbeddingRequest, NativeDialect, Parameters
 
 _GATE_SECONDS = 1.0  # how long after a refusal the head gate looks at requests
@@ -49,6 +52,7 @@ class Prompt(msgspec.Struct, frozen=True, eq=False):
     native: bytes = b""
     native_dialect: NativeDialect | None = None
     embedding: EmbeddingRequest | None = None
+    native_only: str | None = None  # the field for which `native` is needed
 
 
 class Ingress:
@@ -114,6 +118,11 @@ class Ingress:
         ticket.route = section.name
         self._hooks.after_route(ticket)
         return section
+
+    def plan(self, route: str) -> PromptPlan | None:
+        """How prompts of a route are made for the first of its workers; None where none takes requests."""
+        doorway = self._doorways.get(route)
+        return None if doorway is None else next((course.plan for course in doorway.courses.values()), None)
 
     def lacking(self, ticket: Ticket, prompt: Prompt) -> Awaitable[None] | None:
         """What to await before `submit`: the caller's limits are common to all shards, and this one holds too little of
@@ -239,6 +248,7 @@ class Ingress:
         request = self._admit(ticket, prompt, course, deadline, now)
         if course is not chosen and course.lane.pool is not None:
             course.lane.pool.fallbacks += 1
+            ticket.first_error = translate(CircuitOpen(chosen.lane.reopens(now)))
         self._hooks.after_submit(request)
         if self._flow.rag.offer(request, now) is not Put.ACCEPTED:
             raise self._overloaded(course.lane, Reason.QUEUE_FULL, now, Place.RAG)
@@ -342,6 +352,7 @@ class Ingress:
             prompt.native,
             prompt.native_dialect,
             prompt.embedding,
+            prompt.native_only,
         )
 
     def _decide(

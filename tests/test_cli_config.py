@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from config.reference import markdown
 from pipeline.cli import main
+from pipeline.wiring import parts
 from tests import certificates
 from tests.certificates import Files
 
@@ -218,6 +220,7 @@ class TestWorkers:
     def check(self, folder, monkeypatch):
         monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
         (folder / "own_checked.py").write_text(OWN)
+        (folder / "own.gguf").write_bytes(b"GGUF")
 
         def checked(kind: str, keys: str) -> Result:
             (folder / "pipeline.toml").write_text(f'[[workers]]\nname = "w"\nkind = "{kind}"\n{keys}\n{ROUTE}')
@@ -235,13 +238,14 @@ class TestWorkers:
             ('class = "own_unchecked:Own"', "class", "there is no module own_unchecked"),
             ('class = "own_checked:Other"', "class", "has no Other"),
             ('class = "own_entry_point"', "class", "no entry point of that name in the group headgate.workers"),
-            ('class = "own_checked:Own"\noptions = {width = 2}', "options", "unexpected keyword argument 'width'"),
+            ('class = "own_checked:Own"\noptions = {width = 2}', "options.width", "unknown option 'width'"),
         ],
     )
     def test_a_class_that_is_not_there_or_does_not_take_its_options(self, check, keys, path, told):
         result = check("python", keys)
         assert result.exit_code == 2
-        assert result.stderr.startswith(f"workers[0].{path}\n")
+        line = 5 if "options" in path else 4
+        assert result.stderr.startswith(f"workers[0].{path}  (pipeline.toml:{line})\n")
         assert told in result.stderr
         assert result.stderr.endswith("\n1 problem\n")
 
@@ -249,7 +253,7 @@ class TestWorkers:
         ("kind", "keys", "package", "extra", "key"),
         [
             ("grpc", 'target = "127.0.0.1:1"', "grpc", "grpc", "kind"),
-            ("llama-cpp", 'gguf = "own_checked.py"', "xllamacpp", "llama-cpp", "kind"),
+            ("llama-cpp", 'gguf = "own.gguf"', "xllamacpp", "llama-cpp", "kind"),
             ("echo", 'tokenizer = "own_checked.py"', "tokenizers", "tokenizers", "tokenizer"),
         ],
     )
@@ -262,13 +266,59 @@ class TestWorkers:
         code = hide + "from pipeline.cli import main; main(['check'])"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert ended.returncode == 2, ended.stderr
-        assert ended.stderr.startswith(f"workers[0].{key}\n")
+        assert ended.stderr.startswith(f"workers[0].{key}  (pipeline.toml:")
         assert f"pip install 'headgate[{extra}]'" in ended.stderr
+
+    @pytest.mark.parametrize(
+        ("raised", "told"),
+        [
+            ("SystemExit(3)", "SystemExit: 3"),
+            ("KeyboardInterrupt", "KeyboardInterrupt"),
+            ("BaseException('x')", "BaseException: x"),
+        ],
+    )
+    def test_a_module_that_would_end_the_process(self, check, folder, raised, told):
+        (folder / "own_ends.py").write_text(f"raise {raised}\n")
+        result = check("python", 'class = "own_ends:A"')
+        assert result.exit_code == 2
+        assert f"own_ends cannot be imported: {told}" in result.stderr
+
+    def test_a_module_that_waits(self, check, folder, monkeypatch):
+        monkeypatch.setattr(parts, "_CHECK_TIME", 0.2)
+        (folder / "own_waits.py").write_text("import threading\nthreading.Event().wait(3)\n")
+        result = check("python", 'class = "own_waits:A"')
+        assert result.exit_code == 2
+        assert "code that has not been imported and made within 0.2 s" in result.stderr
+
+    @pytest.mark.slow
+    def test_ctrl_c_ends_a_check_that_waits(self, check, folder):
+        (folder / "own_waits.py").write_text("print('here', flush=True)\nimport threading\nthreading.Event().wait()\n")
+        check("echo", "")
+        (folder / "pipeline.toml").write_text(
+            f'[[workers]]\nname = "w"\nkind = "python"\nclass = "own_waits:A"\n{ROUTE}'
+        )
+        with subprocess.Popen([COMMAND, "check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"here\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5) == 1
+
+    def test_a_class_beside_the_configuration_file(self, check, folder, monkeypatch, tmp_path_factory):
+        check("echo", "")
+        (folder / "own").mkdir()
+        (folder / "own" / "own_beside.py").write_text(OWN)
+        (folder / "pipeline.toml").write_text(
+            f'[[workers]]\nname = "w"\nkind = "python"\nclass = "own_beside:Own"\nfolder = "own"\n'
+            f'[[workers]]\nname = "v"\nkind = "python"\nclass = "own_checked:Own"\n{ROUTE}'
+        )
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        assert run("check", str(folder / "pipeline.toml")).exit_code == 0
+        sys.modules.pop("own_beside", None)
 
     def test_a_tokenizer_that_is_none(self, check):
         result = check("echo", 'tokenizer = "own_checked.py"')
         assert result.exit_code == 2
-        assert result.stderr.startswith("workers[0].tokenizer\n")
+        assert result.stderr.startswith("workers[0].tokenizer  (pipeline.toml:4)\n")
 
     def test_a_pool_whose_secrets_are_elsewhere(self, check):
         keys = 'target = "127.0.0.1:1"\napi_key = "env:NO_SUCH_KEY"\n'
@@ -292,10 +342,10 @@ def test_secrets_are_looked_up_when_that_is_wanted(folder):
     result = run("check", "--secrets")
     assert result.exit_code == 2
     assert [line for line in result.stderr.splitlines() if not line.startswith(" ")] == [
-        "routes[1].template",
-        "admin.token",
-        "workers[1].api_key",
-        "workers[1].headers.X-Api-Key",
+        "routes[1].template  (pipeline.toml:19)",
+        "admin.token  (pipeline.toml:9)",
+        "workers[1].api_key  (pipeline.toml:14)",
+        "workers[1].headers.X-Api-Key  (pipeline.toml:15)",
         "4 problems",
     ]
     (folder / "pipeline.toml").write_text(GOOD + SECRETS)

@@ -19,10 +19,22 @@ from rich.console import Console, RenderableType
 from structlog.testing import capture_logs
 
 from pipeline.cli import main
+from pipeline.core.outcomes import Place, Reason
+from pipeline.observe.layout import REASONS
+from pipeline.observe.overview import ReplicaFigures, WorkerFigures
 from pipeline.observe.usage import Counts
 from pipeline.operate.changes import lines
-from pipeline.operate.tables import duration, status
-from pipeline.process.admin_types import DaemonStatus
+from pipeline.operate.tables import duration, status, workers
+from pipeline.operate.usage import table as usage_table
+from pipeline.process.admin_types import (
+    DaemonStatus,
+    ProcessStatus,
+    Share,
+    UsageFigures,
+    UsageRow,
+    UsageStatus,
+    WorkerStatus,
+)
 from pipeline.process.control import Change, ReloadFailed
 from pipeline.process.counters import State
 from tests.http import serving as serving_prompts
@@ -75,9 +87,9 @@ def run(*arguments: str, given: str | None = None) -> Result:
     return CliRunner().invoke(main, list(arguments), input=given, catch_exceptions=False)
 
 
-def drawn(what: RenderableType) -> str:
-    console = Console(width=80, file=StringIO())
-    console.print(what)
+def drawn(what: RenderableType, width: int = 80) -> str:
+    console = Console(width=width, file=StringIO())
+    console.print(what, crop=False)
     return console.file.getvalue()
 
 
@@ -104,6 +116,12 @@ class TestShowing:
             ({"offered": 1200, "shed": 1199}, "1,200 requests: 1,199 shed, 1 open"),
         ):
             assert text in drawn(status(DaemonStatus("1", "http://x", False, 1.0, [], requests), []))
+
+    def test_why_a_process_was_given_up(self):
+        why = "its gguf is no GGUF file: it begins with b'<htm'"
+        processes = [ProcessStatus("model local", "given up", 0, 1, 0.0, reason=why)]
+        shown = drawn(status(DaemonStatus("1", "http://x", False, 1.0, processes, {}), []))
+        assert f"\nmodel local was given up: {why}\n" in shown
 
     def test_a_shard_whose_loop_does_not_turn_is_not_just_ready(self, operator):
         slot = operator.memory.seats[1]
@@ -137,10 +155,41 @@ class TestShowing:
         row = ["echo", "0", "open", "well", "2", "1,200", "6", "in 2.5 s"]
         for command in ("workers", "status"):
             shown = rows(run(command))
-            assert ["worker", "replica", "circuit", "last look", "calls", "made", "failed", "next try"] in shown
+            assert ["worker", "replica", "circuit", "last look", "running", "calls", "failed", "next try"] in shown
             assert row in shown
+        for state, reopens, said in (
+            (3, 40_000_000, "next request"),
+            (3, 0, "next request"),
+            (2, 300_000_000, "under way"),
+            (2, 0, "next request"),
+        ):
+            block[replica.state], block[replica.reopens] = state, reopens
+            assert next(row for row in rows(run("workers"))[::-1] if row[0] == "echo")[-1] == said
         block[replica.state], block[replica.healthy], block[replica.reopens] = 1, 0, 0
         assert ["echo", "0", "closed", "failed", "2", "1,200", "6"] in rows(run("workers"))
+
+    def test_of_replicas_only_those_are_shown_that_are_several_or_not_well(self):
+        def worker(name, *states):
+            replicas = [ReplicaFigures(str(at), state, True, 0, 0, 0, 0.0) for at, state in enumerate(states)]
+            figures = WorkerFigures(1, 0, {}, 0.0, 0.0, False, 0, 0, 0, replicas)
+            return WorkerStatus(name, "openai", False, [], {}, figures)
+
+        shown = drawn(workers([worker("one", "closed"), worker("two", "closed", "closed"), worker("three", "open")]))
+        assert re.findall(r"^(\w+) +(\d) ", shown, re.MULTILINE) == [("two", "0"), ("two", "1"), ("three", "0")]
+        assert "circuit" not in drawn(workers([worker("one", "closed")]))
+
+    @pytest.mark.parametrize("width", [40, 62, 78])
+    def test_addresses_stay_whole_in_a_narrow_terminal(self, width):
+        address = "inference-gpu-node-17.example.internal:8000/v1"
+        replicas = [ReplicaFigures(f"{address}/{at}", "open", True, 12, 1_234_567, 89, 2.5) for at in range(2)]
+        routes = [Share(f"a-route-of-some-length-{at}", 1.0) for at in range(3)]
+        figures = WorkerFigures(1, 0, {}, 0.0, 0.0, False, 0, 0, 0, replicas)
+        lines = drawn(workers([WorkerStatus("large-model", "openai", False, routes, {}, figures)]), width).splitlines()
+        apart = "\n" if width < 60 else "  "
+        assert all(f"\nlarge-model{apart}{address}/{at}\n" in "\n".join(lines) for at in range(2))
+        assert all(len(line) <= width for line in lines if address not in line)
+        words = " ".join(lines).split()
+        assert {"a-route-of-some-length-0,", "1,234,567", "89"} <= set(words)
 
     def test_usage_by_whatever_is_asked_for(self, operator):
         assert "No request has reached a worker yet." in run("usage").stdout
@@ -167,8 +216,51 @@ class TestShowing:
         assert set(answer["rows"][0]) == {"route", "figures"}
         assert answer["total"]["estimated_requests"] == 1
 
+    def test_usage_in_a_narrow_terminal(self):
+        counts = UsageFigures(12_345, 123_456_789, 23_456_789, 0, 0, 0, 0)
+        row = UsageRow(counts, "a-key-of-thirty-two-characters-x", "documents-question-answering", "large-model")
+        status = UsageStatus(5.0, [row], counts)
+        lines = drawn(usage_table(status, ["key", "route", "worker"]), 80).splitlines()
+        assert lines[2:] == [
+            "key  route  worker",
+            "    reqs       prompt      compl.",
+            "a-key-of-thirty-two-characters-x  documents-question-answering  large-model",
+            "  12,345  123,456,789  23,456,789",
+        ]
+        lines = drawn(usage_table(status, ["worker"]), 80).splitlines()
+        assert [re.split(r"\s{2,}", line.strip()) for line in lines[2:]] == [
+            ["worker", "requests", "prompt", "cached", "completion", "reasoning"],
+            ["large-model", "12,345", "123,456,789", "0", "23,456,789", "0"],
+        ]
+
+    def test_no_line_is_broken_for_a_program(self, operator, monkeypatch):
+        monkeypatch.delenv("COLUMNS")
+        operator.control.used.of(("k" * 90, "r" * 90, "w" * 90)).add(Counts(3, 1200, 40, 100, 7))
+        assert rows(run("usage"))[3][:4] == ["k" * 90, "r" * 90, "w" * 90, "3"]
+
+    def test_requests_that_no_backend_could_be_called_for_are_told_apart(self, operator):
+        """And those with a route's own words."""
+        layout, block = operator.control.ledger.layout, operator.memory.blocks[0]
+        route = layout.routes["both"]
+
+        def ended(place, reason, number):
+            block[route.outcomes + place * len(REASONS) + REASONS.index(reason)] = number
+
+        block[route.offered] = block[layout.opened] = 10
+        ended(Place.INGRESS, Reason.CIRCUIT_OPEN, 4)
+        ended(Place.INGRESS, Reason.QUEUE_FULL, 1)
+        ended(Place.STREAM, Reason.DONE, 5)
+        block[route.static] = 3
+        shown = rows(run("routes"))
+        columns = ["offered", "open", "completed", "static", "shed", "circuit open", "failed", "other"]
+        assert shown[0] == ["route", "workers", *columns]
+        assert ["both", "echo (3), spare", "10", "0", "5", "3", "1", "4", "0", "0"] in shown
+        told = "10 requests: 5 completed, 1 shed, 4 refused as no backend could be called"
+        assert told in run("status").stdout
+        assert json.loads(run("status", "--json").stdout)["requests"]["shed"] == 5
+
     def test_routes(self, operator):
-        assert ["both", "echo (3), spare", "0", "0", "0", "0", "0", "0"] in rows(run("routes"))
+        assert ["both", "echo (3), spare", *["0"] * 8] in rows(run("routes"))
         assert [route["name"] for route in json.loads(run("routes", "--json").stdout)] == ["echo", "both"]
 
     @pytest.mark.parametrize(

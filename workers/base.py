@@ -163,11 +163,13 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, eq=False):
 
 class Embeddings(msgspec.Struct, frozen=True, eq=False):
     """One vector for each input, in order. `body` is the whole answer in OpenAI's dialect where the backend spoke that
-    and the request had a `body`; `vectors` may then be empty."""
+    and the request had a `body`; `vectors` may then be empty. `model` is what the backend calls its model; empty: as
+    the client does."""
 
     vectors: tuple[tuple[float, ...], ...] = ()
     usage: Usage | None = None
     body: bytes = b""
+    model: str = ""
 
 
 class ModelWorker(Protocol):

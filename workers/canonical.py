@@ -62,6 +62,12 @@ def extra(
     return Delta(text if isinstance(text, str) else "", index, finish_reason, raw, extra=True)
 
 
+def begun(identity: Identity, text: str) -> Delta:
+    """The first delta of an answer that begins with text. Its chunk says what else there is to know of the answer: the
+    name of the model."""
+    return Delta(text, raw=chunk(identity, {"role": "assistant", "content": text}))
+
+
 def tool_call(
     position: int, *, call_id: str | None = None, name: str | None = None, arguments: str = ""
 ) -> dict[str, Any]:
@@ -119,7 +125,9 @@ def embeddings(request: EmbeddingRequest, answer: Embeddings) -> bytes:
         for index, vector in enumerate(answer.vectors)
     ]
     counts = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
-    return msgspec.json.encode({"object": "list", "data": data, "model": request.model, "usage": counts})
+    return msgspec.json.encode(
+        {"object": "list", "data": data, "model": answer.model or request.model, "usage": counts}
+    )
 
 
 def _vector(vector: Sequence[float], encoding: str) -> Any:

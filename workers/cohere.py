@@ -25,7 +25,7 @@ class Cohere(HttpBackend):
 
     def exchange(self, request: GenerationRequest) -> Exchange:
         body = encode_request(request, model=self.section.model)
-        identity = Identity(f"chatcmpl-{request.request_id}", int(self._now()), request.model)
+        identity = Identity(f"chatcmpl-{request.request_id}", int(self._now()), self.section.model or request.model)
         decoder = StreamDecoder(identity, secrets=self.secrets)
         return Exchange("/v2/chat", body, decoder, partial(decode_completion, identity=identity, secrets=self.secrets))
 
@@ -60,4 +60,4 @@ class Cohere(HttpBackend):
             body = encode_embed(request, texts, model=self.section.model)
             return decode_embedded(await self.ask("POST", "/v2/embed", body, request_id=request.request_id), texts)
 
-        return await in_batches(request, MAX_TEXTS, embed)
+        return await in_batches(request, MAX_TEXTS, embed, model=self.section.model)

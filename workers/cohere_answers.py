@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from workers.base import Delta, DeltaBatch, Usage
-from workers.canonical import Choice, FinishReason, Identity, completion, extra, tool_call
+from workers.canonical import Choice, FinishReason, Identity, begun, completion, extra, tool_call
 from workers.cohere_dialect import error_kind, usage_of
 from workers.errors import WorkerError, WorkerErrorKind
 from workers.reading import cut, decoded, malformed
@@ -143,8 +143,8 @@ class StreamDecoder:
         thinking, text = _said(message)
         self._extra({"reasoning_content": thinking}, deltas)
         if text:
+            deltas.append(Delta(text) if self._begun else begun(self._identity, text))
             self._begun = True
-            deltas.append(Delta(text))
 
     def _extra(self, fields: dict[str, Any], deltas: list[Delta]) -> None:
         """Adds a chunk of these fields, unless they are empty; the first delta of an answer says its role."""

@@ -4,12 +4,13 @@ estimate that learns from what the server reports."""
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import lru_cache, partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from config.errors import Unreadable
+from config.files import MAX_TOKENIZER_BYTES, read_bytes
 from config.schema import WorkerSection
 from workers.base import CountingWorker, GenerationRequest
 from workers.errors import WorkerError, WorkerUnavailable
@@ -78,12 +79,17 @@ class Counter:
 
     async def ask(self, request: GenerationRequest, within: float) -> int | None:
         """The tokens of a whole prompt, by the model's server. None where it does not tell within so many seconds; then
-        it is not asked again for a while."""
+        it is not asked again for a while, unless it was the request's fault."""
         tokens: int | None = None
         if self._ask is not None:
-            with suppress(WorkerError, TimeoutError):
+            try:
                 async with asyncio.timeout(within):
                     tokens = await self._ask(request)
+            except WorkerError as error:
+                if error.kind.of_request:  # others may be counted
+                    return None
+            except TimeoutError:
+                pass
         if not tokens or tokens < 0:
             self._silent_until = self._clock() + _RETRY_AFTER
             return None
@@ -132,9 +138,11 @@ def load_tokenizer(file: Path) -> Callable[[str], int]:
     except ImportError as error:
         raise WorkerUnavailable("tokenizer", "a file, but the package tokenizers is missing", INSTALL_HINT) from error
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_buffer(read_bytes(file, MAX_TOKENIZER_BYTES))
         tokenizer.no_truncation()
         tokenizer.no_padding()
+    except Unreadable as error:
+        raise WorkerUnavailable("tokenizer", f"{file}: {error.found}", error.expected) from error
     except Exception as error:  # the package raises nothing narrower
         reason = " ".join(str(error).split())[:200]
         raise WorkerUnavailable("tokenizer", f"{file}: {reason}", "a tokenizer.json of tokenizers") from error

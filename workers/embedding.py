@@ -10,10 +10,15 @@ Vectors = list[tuple[float, ...]]
 
 
 async def in_batches(
-    request: EmbeddingRequest, size: int, embed: Callable[[Sequence[str]], Awaitable[tuple[Vectors, int]]]
+    request: EmbeddingRequest,
+    size: int,
+    embed: Callable[[Sequence[str]], Awaitable[tuple[Vectors, int]]],
+    *,
+    model: str | None,
 ) -> Embeddings:
     """`request` in calls of `embed` with at most `size` texts, one after the other: it gives their vectors, and how
-    many tokens they had. Raises `WorkerError` for inputs that are tokens."""
+    many tokens they had. `model` is the backend's name of the model, where that is not the client's. Raises
+    `WorkerError` for inputs that are tokens."""
     texts = [text for text in request.inputs if isinstance(text, str)]
     if len(texts) != len(request.inputs):
         raise bad("input: this backend embeds texts, not tokens")
@@ -23,7 +28,7 @@ async def in_batches(
         found, read = await embed(texts[at : at + size])
         vectors += found
         tokens += read
-    return Embeddings(tuple(vectors), Usage(tokens, 0))
+    return Embeddings(tuple(vectors), Usage(tokens, 0), model=model or "")
 
 
 def checked(vectors: Vectors, texts: Sequence[str]) -> Vectors:

@@ -14,7 +14,7 @@ from workers.grpc_wire import (
     HEALTH,
     SERVICE,
     Code,
-    batch_from,
+    batches_from,
     count_from,
     description_from,
     embed_to,
@@ -60,9 +60,14 @@ class Grpc:
                     message = await call.read()
                 if message is aio.EOF:
                     break
-                batch = answer.take(batch_from(message))
-                if batch is not None:
-                    yield batch
+                turn = False
+                for part in batches_from(message):
+                    if turn:  # others may have theirs in between
+                        await asyncio.sleep(0)
+                    turn = True
+                    batch = answer.take(part)
+                    if batch is not None:
+                        yield batch
         if answer.missing():
             raise WorkerError(WorkerErrorKind.CUT, "the backend's stream ended before the answer did", retryable=True)
         last = answer.end()

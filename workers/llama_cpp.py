@@ -105,7 +105,8 @@ class _Client(HttpClient):
 def _spoken(section: LlamaCppWorker) -> OpenAIWorker:
     """How llama.cpp is spoken to. A connection serves one call: making one costs nothing here, and each that is open
     takes one of the server's threads."""
-    return OpenAIWorker(name=section.name, base_url=_URL, headers={"connection": "close"})
+    model = llama_files.model_name(section)
+    return OpenAIWorker(name=section.name, base_url=_URL, model=model, headers={"connection": "close"})
 
 
 _BEING_LOADED = "the model is being loaded"

@@ -43,6 +43,11 @@ def files(section: LlamaCppWorker, data_dir: Path) -> Files:
     return Files(folder / f"{name}.sock", folder / f"{name}.json", folder / f"{name}.uses", folder / f"{name}.log")
 
 
+def model_name(section: LlamaCppWorker) -> str:
+    """What answers call the model: as its file."""
+    return Path(section.gguf).stem
+
+
 def write(path: Path, note: Note) -> None:
     """In one step: who reads it gets this or what was there. Raises OSError."""
     new = path.with_suffix(".new")

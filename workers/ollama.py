@@ -31,7 +31,7 @@ class Ollama(HttpBackend):
 
     def exchange(self, request: GenerationRequest) -> Exchange:
         body = encode_request(request, self.section)
-        identity = Identity(f"chatcmpl-{request.request_id}", int(self._now()), request.model)
+        identity = Identity(f"chatcmpl-{request.request_id}", int(self._now()), self.section.model or request.model)
         decoder = StreamDecoder(identity, secrets=self.secrets)
         whole = partial(decode_completion, identity=identity, secrets=self.secrets)
         headers = {"accept": f"{_NDJSON}, application/json"}
@@ -54,4 +54,4 @@ class Ollama(HttpBackend):
             body = encode_embed(request, texts, self.section)
             return decode_embedded(await self.ask("POST", "/api/embed", body, request_id=request.request_id), texts)
 
-        return await in_batches(request, _MAX_TEXTS, embed)
+        return await in_batches(request, _MAX_TEXTS, embed, model=self.section.model)

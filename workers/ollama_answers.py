@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from workers.base import Delta, DeltaBatch, Usage
-from workers.canonical import Choice, FinishReason, Identity, completion, extra, tool_call
+from workers.canonical import Choice, FinishReason, Identity, begun, completion, extra, tool_call
 from workers.embedding import Vectors, checked
 from workers.errors import WorkerError, WorkerErrorKind
 from workers.ndjson import LineDecoder
@@ -107,8 +107,8 @@ class StreamDecoder:
         if message.thinking:
             self._extra({"reasoning_content": message.thinking}, deltas)
         if message.content:
+            deltas.append(Delta(message.content) if self._begun else begun(self._identity, message.content))
             self._begun = True
-            deltas.append(Delta(message.content))
         if message.tool_calls:
             self._calls(message.tool_calls, deltas)
         if not frame.done:

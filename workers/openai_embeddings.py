@@ -29,6 +29,7 @@ class _Item(msgspec.Struct, gc=False):
 
 class _Answer(msgspec.Struct, gc=False):
     data: list[_Item] | None = None
+    model: Any = None
     usage: Any = None
     error: Any = None
 
@@ -71,7 +72,7 @@ def decode_answer(body: bytes, request: EmbeddingRequest, *, secrets: Sequence[s
     usage = usage_in(body) if answer.usage is not None else None
     if request.body and all((item[:1] == b'"') is (request.encoding == "base64") for item in items):
         return Embeddings(usage=usage, body=body)
-    return Embeddings(_vectors(items), usage)
+    return Embeddings(_vectors(items), usage, model=answer.model if isinstance(answer.model, str) else "")
 
 
 def _ordered(data: list[_Item], inputs: int) -> list[bytes]:

@@ -25,7 +25,7 @@ from workers.base import (
 )
 from workers.errors import WorkerError, WorkerErrorKind
 from workers.local import refuse_several
-from workers.python_results import batches_of, health_of, vectors_of
+from workers.python_results import batches_of, health_of, vectors_of, words_of
 from workers.python_threads import Handed, once
 
 _HEALTH_TIME = 2.0
@@ -183,7 +183,9 @@ class Adapted:
             if closed:
                 raise WorkerError(WorkerErrorKind.RESET, "the worker was closed during the call") from None
             raise broken("the call was cancelled from within") from None
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's code raises
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and _running() is not task:
+                raise  # nobody waits for this call any more: it is thrown away, not failed
             self._raised(method, error)
             raise WorkerError(
                 WorkerErrorKind.UNAVAILABLE, f"the worker's {method} raised {type(error).__name__}", retryable=True
@@ -203,7 +205,7 @@ class Adapted:
             cause = cause.__cause__
         frames = traceback.extract_tb(cause.__traceback__)
         where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        text = f"{type(error).__name__}: {error}"[:_MAX_LOGGED]
+        text = words_of(error)[:_MAX_LOGGED]
         _log.warning("worker_raised", worker=self._name, method=method, error=text, at=where, unlogged=self._unlogged)
         self._log_after, self._unlogged = now + _LOG_EVERY, 0
 
@@ -268,8 +270,18 @@ class _OnLoop:
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._items.aclose()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is over, however it took that
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             self._failed("generate", error)
+
+
+def _running() -> "asyncio.Task[Any] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # there is no event loop any more
+        return None
 
 
 class _InThread:

@@ -27,6 +27,15 @@ def batches_of(items: Sequence[Any]) -> Iterator[DeltaBatch]:
         yield DeltaBatch(tuple(deltas))
 
 
+def words_of(error: BaseException) -> str:
+    """Its class and its text, which somebody's code makes as well."""
+    try:
+        text = str(error)
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    except BaseException:  # noqa: BLE001 - whatever its __str__ raises
+        return type(error).__name__
+
+
 def health_of(result: Any) -> Health:
     if isinstance(result, Health):
         return result

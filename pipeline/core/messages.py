@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from pipeline.core.deltas import DeltaChannel
+from pipeline.core.errors import ContextLength
 from pipeline.core.ticket import Ticket
 from workers.base import ChatMessage, EmbeddingRequest, NativeDialect, Parameters, Passage
 
@@ -43,6 +44,7 @@ class PromptRequest(msgspec.Struct, frozen=True, eq=False):
     native: bytes = b""
     native_dialect: NativeDialect | None = None
     embedding: EmbeddingRequest | None = None
+    native_only: str | None = None  # the field for which `native` is needed
 
     @property
     def request(self) -> "PromptRequest":
@@ -72,7 +74,8 @@ class AssembleOutput(msgspec.Struct, frozen=True, eq=False):
     """The prompt as the model gets it. `passages` are those that stayed, in the order of their citation numbers.
 
     `rewritten` is false when `messages` are exactly the client's. `prompt_tokens` is how long we take it to be;
-    `counted` is the same before it was scaled to the model's tokens, 0 where nothing is to be learnt from it.
+    `counted` is the same before it was scaled to the model's tokens, 0 where nothing is to be learnt from it. `unfit`
+    is why there is no prompt for this worker, who was to stand in for another one.
     """
 
     request: PromptRequest
@@ -83,6 +86,7 @@ class AssembleOutput(msgspec.Struct, frozen=True, eq=False):
     rewritten: bool
     prompt_tokens: int
     counted: int = 0
+    unfit: ContextLength | None = None
 
 
 class InferenceOutput(msgspec.Struct, frozen=True, eq=False):

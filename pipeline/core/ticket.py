@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pipeline.core.ports import OutputSink
     from workers.base import Usage
 
+STATIC = "static_answer"  # of `Ticket.reduced`: it was answered with its route's own words
+
 _WHY_CANCELLED = {
     Reason.CLIENT_GONE: "the client went away",
     Reason.SHUTDOWN: "the server is shutting down",
@@ -42,6 +44,7 @@ class Ticket:
         "ending",
         "filtered",
         "first_delta",
+        "first_error",
         "flow",
         "gaps",
         "held",
@@ -94,6 +97,7 @@ class Ticket:
         self.sojourn = [0.0] * len(STAGES)  # seconds waited in each stage's queue
         self.service = [0.0] * len(STAGES)  # seconds each stage worked on it
         self.first_delta: float | None = None  # seconds after arrival
+        self.first_error: HeadgateError | None = None  # of the worker that would have served it, if another one is to
         self.chunks = 0  # deltas that the worker delivered
         self.counted = 0  # of them, those that an observer has seen
         self.gaps: list[float] = []  # seconds between deltas that no observer has seen

@@ -69,6 +69,7 @@ class CompletionDialect:
         fields = decode.decode(_decoder, body)
         prompts = _prompts(fields.prompt)
         text = "\n".join(prompts)
+        demanding = only_native(fields, len(prompts))
         message = ChatMessage("user", text)
         prompt = Prompt(
             fields.model,
@@ -83,8 +84,9 @@ class CompletionDialect:
             session_in_body=session_id is None and bool(fields.prompt_cache_key),
             native=body,
             native_dialect="completions",
+            native_only=demanding,
         )
-        return prompt, self._sink(call, ticket, fields, only_native(fields, len(prompts)))
+        return prompt, self._sink(call, ticket, fields, demanding)
 
     def _sink(self, call: Call, ticket: Ticket, fields: CompletionBody, demanding: str | None) -> HttpSink:
         route = self._routes.get(fields.model)

@@ -26,6 +26,7 @@ class TextEncoder:
         self._citations = b""
 
     def begin(self, message: PostOutput) -> None:
+        self._required.begin(message)
         if self._answering.cites:
             self._citations = b',"citations":' + encode(citations(message.before.before.passages))
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 from pipeline.core.errors import BackendRefused
+from pipeline.core.messages import PostOutput
 from pipeline.core.ports import Answer
+from pipeline.core.ticket import STATIC
 from pipeline.edge.sinks import JsonSink
 
 
@@ -14,6 +16,11 @@ class OnlyNative:
     def __init__(self, model: str, field: str | None) -> None:
         self._model = model
         self._field = field
+
+    def begin(self, message: PostOutput) -> None:
+        """A route's own words are nobody's completion, and better than none."""
+        if STATIC in message.request.ticket.reduced:
+            self._field = None
 
     def check(self, answer: Answer) -> None:
         """To be called with each part of an answer. Raises `BackendRefused` where the first is no native one."""
@@ -34,6 +41,10 @@ class WholeText(JsonSink):
     def __init__(self, *arguments: Any) -> None:
         *others, self._required = arguments
         super().__init__(*others)
+
+    def begin(self, message: PostOutput) -> None:
+        self._required.begin(message)
+        super().begin(message)
 
     def write(self, answer: Answer) -> None:
         self._required.check(answer)

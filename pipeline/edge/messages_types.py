@@ -126,7 +126,7 @@ class TokenCountRequest(CountFields, kw_only=True, frozen=True):
 
 
 class TokenCount(msgspec.Struct, frozen=True):
-    """About how many tokens the prompt has."""
+    """How many tokens the prompt has, by the backend or an estimate."""
 
     input_tokens: int
 

@@ -217,11 +217,11 @@ def _count_tokens() -> Object:
     errors = ("400", "401", "403", "404", "408", "413", "415", "417", "431", "500")
     return {
         "operationId": "countTokens",
-        "summary": "Estimates how many tokens a prompt in Anthropic's dialect has.",
+        "summary": "Counts the tokens of a prompt in Anthropic's dialect, or estimates them.",
         "security": _SECURITY,
         "requestBody": _body("TokenCountRequest"),
         "responses": {
-            "200": {"description": "The estimate.", "content": {JSON: {"schema": _ref("TokenCount")}}},
+            "200": {"description": "How many there are.", "content": {JSON: {"schema": _ref("TokenCount")}}},
             **_errors({status: _PROMPT_ERRORS[status] for status in errors}, schema="MessageError"),
         },
     }

@@ -23,6 +23,10 @@ _STDERR = 2
 _OF_SEVERAL_LINES = ("exception", "frames")
 
 
+# Libraries that log the headers of what they send and get at debug level, keys among them.
+_HEADERS_LOGGED = ("httpcore", "httpx", "hpack", "h2", "urllib3")
+
+
 class Logs:
     """Owns the process's log lines. `process` is named on each: "supervisor", "knowledge", "shard 0"."""
 
@@ -95,6 +99,8 @@ class Logs:
         )
         logging.basicConfig(level=self._level, handlers=[_Forward(structlog.get_logger())], force=True)
         logging.captureWarnings(capture=True)
+        for library in _HEADERS_LOGGED:
+            logging.getLogger(library).setLevel(logging.INFO)
 
     def _name_process(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event["process"] = self._process

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from pipeline.core.outcomes import OUTCOME_OF, Outcome
+from pipeline.core.outcomes import OUTCOME_OF, Outcome, Reason
 from pipeline.observe.books import endings, offered, unrouted
 from pipeline.observe.layout import CLASSES, MetricsLayout, ReplicaCells, RouteCells, StageCells, WorkerCells
 from pipeline.observe.ledger import Reading
@@ -80,11 +80,14 @@ class WorkerFigures(Struct, frozen=True):
 
 
 class RequestFigures(Struct, frozen=True):
-    """`open` have not ended; the rest of those `offered` have, by outcome."""
+    """`open` have not ended; the rest of those `offered` have, by outcome. Of the shed ones, `circuit_open` were
+    refused because no backend could be called; of the completed ones, `static_answers` got their route's own words."""
 
     offered: int
     open: int
     outcomes: dict[str, int]
+    circuit_open: int = 0
+    static_answers: int = 0
 
 
 class ShardFigures(Struct, frozen=True):
@@ -178,8 +181,11 @@ def _replica(name: str, where: ReplicaCells, blocks: Sequence[Cells], total: Cel
 
 def _requests(routes: Sequence[RouteCells], cells: Cells) -> RequestFigures:
     outcomes = {outcome.value: 0 for outcome in Outcome}
+    circuit_open = 0
     for route in routes:
         for _, reason, number in endings(route, cells):
             outcomes[OUTCOME_OF[reason].value] += number
+            circuit_open += number if reason is Reason.CIRCUIT_OPEN else 0
     asked = sum(offered(route, cells) for route in routes)
-    return RequestFigures(asked, asked - sum(outcomes.values()), outcomes)
+    static = sum(cells[route.static] for route in routes)
+    return RequestFigures(asked, asked - sum(outcomes.values()), outcomes, circuit_open, static)

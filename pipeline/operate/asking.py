@@ -1,6 +1,7 @@
 """What all these commands have in common: which daemon to ask, and what to do with its answer."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.operate import tables
 from pipeline.operate.client import Daemon, OperateFailed, data_folder
 from pipeline.process.admin_types import Changed
 
+_UNBOUNDED = 4096  # columns
 Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
@@ -86,7 +88,10 @@ def decoded(answer: bytes, kind: type[Result]) -> Result:
 
 
 def show(what: RenderableType) -> None:
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(what)
+    """On what is no terminal, and has no `COLUMNS`, a line is as long as it must be."""
+    terminal = sys.stdout.isatty()
+    width = None if terminal or os.environ.get("COLUMNS") else _UNBOUNDED
+    Console(highlight=False, soft_wrap=not terminal, width=width).print(what, crop=False)
 
 
 def print_json(answer: bytes) -> None:

@@ -6,13 +6,14 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.observe.overview import StageOverview
+from pipeline.observe.overview import ReplicaFigures, StageOverview
 from pipeline.operate.changes import Listed
+from pipeline.operate.fitted import Fitted, Kind, Shown
 from pipeline.process.admin_types import Changed, DaemonStatus, ProcessStatus, RouteStatus, Share, WorkerStatus
 
 _COLOURS = {"ready": "green", "starting": "yellow", "stopping": "yellow", "down": "red", "given up": "bold red"}
 _CIRCUITS = {"closed": "green", "half-open": "yellow", "open": "red"}
-_NAME_CHARS = 34
+_SOON_S = 0.05  # is shown as 0.0 s
 _SILENT_S = 1.0  # an event loop that has not turned for so long stands; its pulse comes ten times a second
 _FOREVER = 1e6  # seconds: as the counters say "without end"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -21,26 +22,35 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 def status(
     daemon: DaemonStatus, stages: Sequence[StageOverview], workers: Sequence[WorkerStatus] = ()
 ) -> RenderableType:
-    head = (_headline(daemon), _requests(daemon.requests))
-    return Group(*head, "", _processes(daemon.processes), "", _stages(stages), *_below(_replicas(workers)))
+    head = (_headline(daemon), _requests(daemon.requests, daemon.circuit_open))
+    processes, given_up = _processes(daemon.processes), _given_up(daemon.processes)
+    return Group(*head, "", processes, *given_up, "", _stages(stages), *_below(_replicas(workers)))
 
 
 def workers(found: Sequence[WorkerStatus]) -> RenderableType:
-    """The workers, and below them their replicas, where any has several or one that is not well."""
-    table = _table("worker", "kind", *_right("calls", "waiting", "wait", "429/503"), "routes")
-    names = [worker.name + (" (draining)" if worker.drain else "") for worker in found]
-    _keep_whole(table, names)
-    for name, worker in zip(names, found, strict=True):
-        shown = Text(name, style="yellow" if worker.drain else "")
-        table.add_row(shown, worker.kind, *_figures(worker), _used_by(worker) or Text("none", style="dim"))
+    """The workers, and below them the replicas of those that have several, or one that is not well."""
+    figures = [Shown(name) for name in ("calls", "waiting", "wait", "429/503")]
+    table = Fitted(Shown("worker", Kind.NAME), Shown("kind", Kind.NOTE), *figures, Shown("routes", Kind.WORDS))
+    for worker in found:
+        shown = Text(worker.name + (" (draining)" if worker.drain else ""), style="yellow" if worker.drain else "")
+        table.add(shown, worker.kind, *_figures(worker), _used_by(worker) or Text("none", style="dim"))
     return Group(table, *_below(_replicas(found)))
 
 
 def routes(found: Sequence[RouteStatus]) -> RenderableType:
-    table = _table("route", "workers", *_right("offered", "open", "completed", "shed", "failed", "other"))
-    _keep_whole(table, [route.name for route in found])
+    """`static` are some of the completed; `shed` leaves out those that found no backend."""
+    table = Fitted(
+        Shown("route", Kind.NAME),
+        Shown("workers", Kind.WORDS),
+        *(Shown(name) for name in ("offered", "open", "completed")),
+        Shown("static", optional=True),
+        Shown("shed"),
+        Shown("circuit open", short="circuit", optional=True),
+        Shown("failed"),
+        Shown("other", optional=True),
+    )
     for route in found:
-        table.add_row(Text(route.name), _shares(route.workers), *_outcomes(route))
+        table.add(route.name, _shares(route.workers), *_outcomes(route))
     return table
 
 
@@ -76,10 +86,14 @@ def _headline(daemon: DaemonStatus) -> Text:
     return text.append(f"\nadmin API on {daemon.admin}") if daemon.admin else text
 
 
-def _requests(counts: dict[str, int]) -> Text:
+def _requests(counts: dict[str, int], circuit_open: int) -> Text:
     ended = sum(number for name, number in counts.items() if name != "offered")
     offered = counts.get("offered", 0)
-    parts = [f"{number:,} {name}" for name, number in counts.items() if number and name != "offered"]
+    told = dict(counts)
+    if circuit_open:
+        told["shed"] = told.get("shed", 0) - circuit_open
+        told["refused as no backend could be called"] = circuit_open
+    parts = [f"{number:,} {name}" for name, number in told.items() if number and name != "offered"]
     if offered > ended:
         parts.append(f"{offered - ended:,} open")
     return Text(f"{offered:,} request{'' if offered == 1 else 's'}" + (": " + ", ".join(parts) if parts else ""))
@@ -100,6 +114,10 @@ def _processes(processes: Sequence[ProcessStatus]) -> Table:
             pulse,
         )
     return table
+
+
+def _given_up(processes: Sequence[ProcessStatus]) -> list[Text]:
+    return [Text(f"{process.name} was given up: {process.reason}", "red") for process in processes if process.reason]
 
 
 def _state(process: ProcessStatus) -> Text:
@@ -131,27 +149,47 @@ def _figures(worker: WorkerStatus) -> tuple[str, str, str, Text]:
     return f"{figures.in_flight:,} of {figures.limit:,}", f"{sum(figures.waiting.values()):,}", wait, pushed
 
 
-def _replicas(workers: Sequence[WorkerStatus]) -> Table | None:
-    found = [(worker.name, replica) for worker in workers if worker.figures for replica in worker.figures.replicas]
-    names = [name for name, _ in found]
-    if len(set(names)) == len(names) and all(replica.state == "closed" and replica.healthy for _, replica in found):
+def _replicas(workers: Sequence[WorkerStatus]) -> Fitted | None:
+    """None where all workers have one, which is well."""
+    found = [(worker.name, replica) for worker in workers for replica in _telling(worker)]
+    if not found:
         return None
-    table = _table("worker", "replica", "circuit", "last look", *_right("calls", "made", "failed", "next try"))
-    _keep_whole(table, names)
+    names = [Shown("worker", Kind.NAME), Shown("replica", Kind.NAME)]
+    figures = [Shown(name) for name in ("running", "calls", "failed", "next try")]
+    table = Fitted(*names, Shown("circuit", Kind.NOTE), Shown("last look", Kind.NOTE), *figures)
     for name, replica in found:
-        table.add_row(
-            Text(name),
-            Text(replica.name),
+        table.add(
+            name,
+            replica.name,
             Text(replica.state, style=_CIRCUITS.get(replica.state, "")),
             Text("well", style="green") if replica.healthy else Text("failed", style="red"),
             *(f"{number:,}" for number in (replica.in_flight, replica.calls)),
             Text(f"{replica.failures:,}", style="yellow" if replica.failures else ""),
-            f"in {duration(replica.reopens_s)}" if replica.reopens_s else "",
+            _next_try(replica),
         )
     return table
 
 
-def _below(table: Table | None) -> tuple[RenderableType, ...]:
+def _telling(worker: WorkerStatus) -> Sequence[ReplicaFigures]:
+    """The replicas that are worth a line: more than one, or one that is not well."""
+    replicas = worker.figures.replicas if worker.figures else []
+    return replicas if len(replicas) > 1 or not all(map(_well, replicas)) else []
+
+
+def _well(replica: ReplicaFigures) -> bool:
+    return replica.state == "closed" and replica.healthy
+
+
+def _next_try(replica: ReplicaFigures) -> str:
+    """An open circuit whose time is over waits for a request that tries it."""
+    if replica.state == "closed":
+        return ""
+    if replica.reopens_s < _SOON_S:
+        return "next request"
+    return f"in {duration(replica.reopens_s)}" if replica.state == "open" else "under way"
+
+
+def _below(table: Fitted | None) -> tuple[RenderableType, ...]:
     return () if table is None else ("", table)
 
 
@@ -161,12 +199,19 @@ def _used_by(worker: WorkerStatus) -> Text:
     return shown.append((", " if shown and fallbacks else "") + fallbacks)
 
 
-def _outcomes(route: RouteStatus) -> list[str]:
-    if route.figures is None:
-        return [""] * 6
-    outcomes = dict(route.figures.outcomes)
-    shown = [outcomes.pop(name, 0) for name in ("completed", "shed", "failed")]
-    return [f"{n:,}" for n in (route.figures.offered, route.figures.open, *shown, sum(outcomes.values()))]
+def _outcomes(route: RouteStatus) -> list[str | Text]:
+    figures = route.figures
+    if figures is None:
+        return [""] * 8
+    outcomes = dict(figures.outcomes)
+    completed, shed, failed = (outcomes.pop(name, 0) for name in ("completed", "shed", "failed"))
+    return [
+        *(f"{number:,}" for number in (figures.offered, figures.open, completed)),
+        Text(f"{figures.static_answers:,}", style="yellow" if figures.static_answers else ""),
+        f"{shed - figures.circuit_open:,}",
+        Text(f"{figures.circuit_open:,}", style="red" if figures.circuit_open else ""),
+        *(f"{number:,}" for number in (failed, sum(outcomes.values()))),
+    ]
 
 
 def _shares(shares: Sequence[Share]) -> Text:
@@ -182,8 +227,3 @@ def _table(*columns: str | Column) -> Table:
 
 def _right(*names: str) -> list[Column]:
     return [Column(name, justify="right", no_wrap=True) for name in names]
-
-
-def _keep_whole(table: Table, names: Sequence[str]) -> None:
-    """On one line, so that they can be copied, unless one would leave no room for the rest."""
-    table.columns[0].no_wrap = max(map(len, names), default=0) <= _NAME_CHARS

@@ -5,16 +5,22 @@ from typing import Any
 
 import click
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.operate import tables
 from pipeline.operate.asking import as_json, ask, decoded, print_json, reaching, show
+from pipeline.operate.fitted import Fitted, Kind, Shown
 from pipeline.process.admin_types import UsageFigures, UsageRow, UsageStatus
 
 _DIMENSIONS = ("key", "route", "worker")
-_ESTIMATE = "of which estimated"
-_STYLE: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0), "header_style": "bold"}
+_NUMBERS = (
+    Shown("requests", short="reqs"),
+    Shown("prompt"),
+    Shown("cached", optional=True),
+    Shown("completion", short="compl."),
+    Shown("reasoning", short="reas.", optional=True),
+    Shown("of which estimated", short="estim.", optional=True),
+)
 
 
 @click.command()
@@ -39,15 +45,13 @@ def table(status: UsageStatus, by: Sequence[str]) -> RenderableType:
     headline = Text(f"Since the daemon's start, {tables.duration(status.uptime_s)} ago")
     if not status.rows:
         return Group(headline, Text("No request has reached a worker yet.", style="dim"))
-    names = [Column(name, overflow="fold") for name in by]
     estimated = status.total.estimated_requests > 0
-    numbers = ["requests", "prompt", "cached", "completion", "reasoning", *([_ESTIMATE] if estimated else [])]
-    made = Table(*names, *(Column(name, justify="right", no_wrap=True) for name in numbers), **_STYLE)
+    made = Fitted(*(Shown(name, Kind.NAME) for name in by), *(_NUMBERS if estimated else _NUMBERS[:-1]))
     for row in sorted(status.rows, key=_tokens, reverse=True):
-        made.add_row(*(Text(getattr(row, name) or "") for name in by), *_numbers(row.figures, estimated=estimated))
+        made.add(*(getattr(row, name) or "" for name in by), *_numbers(row.figures, estimated=estimated))
     if len(status.rows) > 1:
         total = _numbers(status.total, estimated=estimated)
-        made.add_row("total", *[""] * (len(by) - 1), *total, style="bold")
+        made.add("total", *[""] * (len(by) - 1), *total, style="bold")
     return Group(headline, "", made)
 
 

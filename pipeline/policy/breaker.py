@@ -122,6 +122,13 @@ class Breaker:
         self._open(now)
         return True
 
+    def condemned(self, token: int, now: float) -> bool:
+        """Several calls, of which this is one, say together that nothing comes from there. Whether that opened it."""
+        if token != self._era:
+            return False
+        self._open(now)
+        return True
+
     def abandoned(self, token: int) -> None:
         """The caller left, which says nothing of the backend. When it was the probe, the next call is one, at once."""
         if token == self._era:

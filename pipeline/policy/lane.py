@@ -32,6 +32,7 @@ _NOBODY = [0] * len(Priority)
 _EVERYTHING = "-"  # the one caller, where callers are not told apart
 TOLERANCE = 0.1  # seconds that a request may wait beyond its budget: what was estimated at the door was an estimate
 UNKNOWN_DRAIN = 5.0  # seconds, while no call has ended yet
+_SLOWED_MOST = 4.0  # times as long: with replicas lost, those who were let in before may wait
 _QUICK = 0.02  # seconds of a call: what takes longer is worth the microseconds
 _REFUSALS_REMEMBERED = 1.0  # seconds, of the count of those who were told to come back
 
@@ -99,6 +100,8 @@ class Lane(Generic[T]):
         self.pushed_back = 0  # answers 429 and 503
         self.pool: Pool | None = None  # the replicas behind it
         self.ceiling = sys.maxsize  # calls at once that these have room for, at least one
+        self._before = 0  # calls at once before there was room for fewer,
+        self._before_until = -inf  # while those who came then may still wait
         self.changes = 0  # of what is waiting and running: while it stays, a decision stays
         self._started = [0] * len(Priority)  # requests whose call has begun, until they end
         self._codel = [CoDel(inf) for _ in Priority]
@@ -155,8 +158,14 @@ class Lane(Generic[T]):
     def refit(self, now: float) -> None:
         """The replicas' room has changed, or may have with time. While none may be called, what waits is let through,
         to be told so at once."""
-        if self.pool is not None:
-            self.ceiling = self.pool.capacity(now) or sys.maxsize
+        if self.pool is None:
+            return
+        before = self.limit
+        self.ceiling = self.pool.capacity(now) or sys.maxsize
+        after = self.limit
+        if after < before:
+            self._before = max(before, self._before) if now < self._before_until else before
+            self._before_until = now + min(_SLOWED_MOST * self.budget(None), RETRY_AFTER_MAX)
 
     @property
     def rate(self) -> float:
@@ -193,12 +202,17 @@ class Lane(Generic[T]):
             return inf
         return wait_budget(configured, self.share(priority), self.typical.hold)
 
-    def patience(self, configured: float | None, priority: Priority = Priority.NORMAL) -> float:
+    def patience(self, configured: float | None, priority: Priority = Priority.NORMAL, now: float = inf) -> float:
         """Seconds after which a request that was let in is not to be served any more. Where shards take turns with a
         few places, the share may have been greater at the door than it is now, and even then was an average: twice the
-        budget."""
-        budget = self.budget(configured, priority)
+        budget. Where replicas have been lost since, it is served that much later."""
+        budget = self.budget(configured, priority) * self._slowed(now)
         return 2.0 * budget if self._lease is not None and self._lease.shared(priority) else budget
+
+    def _slowed(self, now: float) -> float:
+        if now >= self._before_until:
+            return 1.0
+        return min(max(self._before / self.limit, 1.0), _SLOWED_MOST)
 
     def allowed(self, priority: Priority, configured: float | None) -> float:
         budget = self.budget(configured, priority)
@@ -267,9 +281,7 @@ class Lane(Generic[T]):
 
     def admit(self, asker: Asker) -> Flow[T]:
         codel = self._codel[asker.priority]
-        if self.inflight < self.limit and (
-            self.waiting == _NOBODY or not any(self.waiting[: asker.priority + 1])
-        ):
+        if self.inflight < self.limit and (self.waiting == _NOBODY or not any(self.waiting[: asker.priority + 1])):
             codel.emptied()
         self.waiting[asker.priority] += 1
         self.changes += 1
@@ -305,7 +317,7 @@ class Lane(Generic[T]):
     def drops(self, priority: Priority, sojourn: float, configured: float | None, now: float) -> Reason | None:
         """Why a request that has waited `sojourn` seconds and is at its turn is not to be served; None: it is."""
         budget = self.budget(configured, priority)
-        if sojourn > self.patience(configured, priority) + TOLERANCE:
+        if sojourn > self.patience(configured, priority, now) + TOLERANCE:
             return Reason.OVERDUE
         if self.rules.codel_interval is None:
             return None
@@ -313,7 +325,8 @@ class Lane(Generic[T]):
         if sum(self.waiting[: priority + 1]) <= 1:  # it is the last
             codel.emptied()
             return None
-        return Reason.STANDING_QUEUE if codel.drops(sojourn, self._target(budget, priority), now) else None
+        target = self._target(budget, priority) * self._slowed(now)
+        return Reason.STANDING_QUEUE if codel.drops(sojourn, target, now) else None
 
     def waits_since(self) -> list[tuple[float, T]]:
         """What waits in the queue, each with the time it was put."""
@@ -377,10 +390,13 @@ class Lane(Generic[T]):
         self._quick += 1
         return not self._quick & 7
 
-    def push_back(self, wait: float | None, inflight: int, now: float, began: float = inf) -> None:
-        """The worker said that it is too much, to a call that began then, as one of `inflight`."""
+    def push_back(
+        self, wait: float | None, inflight: int, now: float, began: float = inf, *, elsewhere: bool = False
+    ) -> None:
+        """The worker said that it is too much, to a call that began then, as one of `inflight`. `elsewhere`: only one
+        of its replicas did, and another one takes more."""
         self.pushed_back += 1
-        if began >= self._since:
+        if began >= self._since and not elsewhere:
             self.limiter.pushed_back(wait, inflight, now)
 
     def tick(self, ages: Iterable[float], unanswered: float, now: float) -> None:

@@ -9,11 +9,14 @@ is expected to be the least: by the calls under way and what one takes there.
 A replica is left out while its circuit is open, and while the last look at it failed although no call had an answer
 from it meanwhile; but looks alone never leave out the last ones. What comes back gets a tenth of its share at first,
 then more, until the whole after `slow_start` seconds.
+
+Whoever refuses at once has the fewest calls under way, and would get them all. So a replica that pushes back, or that
+refuses what others answer, is left alone for a while wherever another one takes its calls.
 """
 
 import enum
 from collections.abc import Callable, Collection, Sequence
-from math import inf
+from math import exp2, inf
 
 from pipeline.policy.breaker import BreakerState
 from pipeline.policy.choice import scores
@@ -26,6 +29,10 @@ _EQUAL = 1.1  # expected waits that differ by less are the same: the one that ha
 _NEWEST = 0.05  # the weight of the newest call in the pool's average
 _FIRST_TIME = 1.0  # seconds of a call, while none has ended
 _PERCHANCE = 2.0**-32
+_SILENT = 2  # looks in a row: one may have met a server that was busy
+_REFUSALS = 3  # requests in a row that one finds at fault while the others answer
+_TOGETHER = 0.05  # seconds: callers who leave within them are one, who takes all its calls along
+_REMEMBERED = 20.0  # seconds in which the longest time to a first delta loses half its weight
 
 
 _CLOSED = BreakerState.CLOSED
@@ -36,8 +43,10 @@ class Result(enum.Enum):
 
     OK = enum.auto()
     FAULT = enum.auto()
-    REFUSED = enum.auto()  # the backend is well: the request is at fault, or our quota
+    REFUSED = enum.auto()  # the backend is well: the request is at fault
+    PUSHED_BACK = enum.auto()  # it has too much to do, or we have used up our quota
     ABANDONED = enum.auto()  # by the caller
+    LEFT = enum.auto()  # so too, after a time without a first delta that is unusual here
 
 
 class Attempt:
@@ -59,7 +68,8 @@ class Attempt:
 class Pool:
     """The replicas of one worker, of which there is one at least. `names` are theirs, each once; by them sessions are
     placed. `on_change` is called when `capacity` or `wait` may have changed otherwise than by time passing, and
-    `on_circuit` with a replica whose circuit opened or closed.
+    `on_circuit` with a replica whose circuit opened or closed, and `on_down` with one that, by looks and calls, has not
+    said a word for some time: what it was asked last is better asked elsewhere.
 
     `retries` and `fallbacks` are counted by whoever makes the calls.
     """
@@ -67,11 +77,14 @@ class Pool:
     def __init__(self, names: Sequence[str], rules: PoolRules) -> None:
         self.on_change: Callable[[], None] = _nothing
         self.on_circuit: Callable[[Replica], None] = _ignored
+        self.on_down: Callable[[Replica], None] = _ignored
         self.retries = 0
         self.fallbacks = 0  # calls that came here because another worker failed
         self.replicas: list[Replica] = []
         self._made = 0
         self._typical = 0.0
+        self._longest = 0.0  # seconds until a first delta,
+        self._longest_at = 0.0  # and when that was
         self.renew(names, rules)
 
     def renew(self, names: Sequence[str], rules: PoolRules) -> None:
@@ -138,7 +151,9 @@ class Pool:
     def answered(self, attempt: Attempt, now: float) -> None:
         """The call's first delta is there."""
         replica = attempt.replica
-        replica.well = True
+        replica.answered(now)
+        if now - attempt.began > self._longest:
+            self._longest, self._longest_at = now - attempt.began, now
         if replica.breaker.state is not _CLOSED:
             replica.breaker.answered(attempt.token, now)
             self._look_closed(replica, now)
@@ -151,25 +166,34 @@ class Pool:
         attempt.over = True
         replica = attempt.replica
         replica.inflight -= 1
-        if hold is not None:
-            replica.held_until = max(replica.held_until, now + hold)
-        breaker = replica.breaker
-        if result is Result.FAULT:
-            replica.failures += 1
-            if breaker.failed(attempt.token, now):
-                self.on_circuit(replica)
-                self.on_change()
-        elif result is Result.ABANDONED:
-            breaker.abandoned(attempt.token)
-            if breaker.state is not _CLOSED:
-                self.on_change()
-        else:
-            closed = breaker.state is _CLOSED
-            breaker.succeeded(attempt.token, now)
-            if not closed:
-                self._look_closed(replica, now)
-            if result is Result.OK and self._only is None:
+        if result is Result.OK:
+            replica.left = 0
+            self._succeeded(attempt, now)
+            if self._only is None:
                 self._learn(replica, now - attempt.began, now)
+            return
+        if result is Result.PUSHED_BACK:
+            replica.hold(hold or None, attempt.began, now)
+        elif hold is not None:
+            replica.hold(hold, attempt.began, now)
+        self._fell_short(attempt, now, result)
+
+    def another(self, tried: Collection[Replica], now: float, *, free: bool = True) -> bool:
+        """Whether a replica that is not one of these may be called, looks well and did not ask to be left alone; and
+        has room, where it is to be `free`."""
+        return any(
+            replica not in tried
+            and replica.healthy
+            and replica.held_until <= now
+            and replica.breaker.wait(now) <= 0.0
+            and (replica.inflight < replica.bound or not free)
+            for replica in self.replicas
+        )
+
+    def longest(self, now: float) -> float:
+        """Seconds that a call has waited for its first delta and has got it, the most of late: less and less, as that
+        becomes long ago."""
+        return self._longest * exp2((self._longest_at - now) / _REMEMBERED) if now > self._longest_at else self._longest
 
     def looked(self, index: int, ok: bool, now: float, slots: int | None = None) -> None:  # noqa: FBT001
         """The result of an active check, with how many calls the replica works on at once where it told."""
@@ -180,11 +204,70 @@ class Pool:
         if changed and healthy:
             replica.back(now)
         replica.healthy = healthy
+        replica.misses = 0 if healthy else replica.misses + 1
+        if replica.misses >= _SILENT:
+            self.on_down(replica)
         if slots is not None and slots != replica.slots:
             replica.slots = slots
             replica.renew(index, self.rules)
             changed = True
         if changed:
+            self.on_change()
+
+    def _succeeded(self, attempt: Attempt, now: float) -> None:
+        breaker = attempt.replica.breaker
+        closed = breaker.state is _CLOSED
+        breaker.succeeded(attempt.token, now)
+        if not closed:
+            self._look_closed(attempt.replica, now)
+
+    def _fell_short(self, attempt: Attempt, now: float, result: Result) -> None:
+        replica, breaker = attempt.replica, attempt.replica.breaker
+        match result:
+            case Result.FAULT:
+                replica.failures += 1
+                self._look_opened(replica, opened=breaker.failed(attempt.token, now))
+            case Result.PUSHED_BACK:  # of a probe that is no answer, else it says nothing of the circuit
+                if breaker.state is not _CLOSED:
+                    self._look_opened(replica, opened=breaker.failed(attempt.token, now))
+            case Result.LEFT if self._hangs(replica, now):
+                replica.failures += 1
+                self._look_opened(replica, opened=breaker.condemned(attempt.token, now))
+            case Result.LEFT | Result.ABANDONED:
+                breaker.abandoned(attempt.token)
+                if breaker.state is not _CLOSED:
+                    self.on_change()
+            case _:
+                self._succeeded(attempt, now)
+                self._refused(attempt, now)
+
+    def _refused(self, attempt: Attempt, now: float) -> None:
+        """A request was at fault, says the replica: perhaps it is the replica that is."""
+        replica = attempt.replica
+        replica.refusals += 1
+        if replica.refusals == 1:
+            replica.refused_at = now
+        if replica.refusals >= _REFUSALS and any(
+            other is not replica and other.answered_at >= replica.refused_at for other in self.replicas
+        ):
+            replica.hold(None, attempt.began, now)
+
+    def _hangs(self, replica: Replica, now: float) -> bool:
+        """Another caller has left after a long time. True: with that, it is no caller's haste any more."""
+        if replica.breaker.state is not _CLOSED:
+            return True  # a probe
+        if now - replica.left_at >= _TOGETHER:
+            replica.left_at = now
+            replica.left += 1
+        failures = self.rules.breaker.failures
+        if not failures or replica.left < failures:
+            return False
+        replica.left = 0
+        return True
+
+    def _look_opened(self, replica: Replica, *, opened: bool) -> None:
+        if opened:
+            self.on_circuit(replica)
             self.on_change()
 
     def _look_closed(self, replica: Replica, now: float) -> None:

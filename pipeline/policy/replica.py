@@ -11,6 +11,8 @@ UNBOUNDED = sys.maxsize
 _FIRST_SHARE = 0.1  # of its calls, that a replica gets at once when it is back
 _NEWEST = 0.1  # the weight of the newest call in the average of them
 _HALF_LIFE = 10.0  # seconds in which what is known of a replica's pace loses half its weight
+_HOLD, _HOLD_MAX = 0.25, 8.0  # seconds that one is left alone which refuses without saying for how long
+_DOUBLED = 5  # times, until that is reached
 
 
 class PoolRules(NamedTuple):
@@ -29,17 +31,25 @@ class Replica:
 
     __slots__ = (
         "_back_at",
+        "_holds",
         "_time",
         "_time_at",
+        "answered_at",
         "bound",
         "breaker",
         "calls",
         "failures",
         "healthy",
+        "held_at",
         "held_until",
         "index",
         "inflight",
+        "left",
+        "left_at",
+        "misses",
         "name",
+        "refusals",
+        "refused_at",
         "seed",
         "slots",
         "used",
@@ -53,11 +63,19 @@ class Replica:
         self.breaker = Breaker(rules.breaker)
         self.inflight = 0
         self.healthy = True
+        self.misses = 0  # looks in a row that failed, while no call had its first delta
         self.slots: int | None = None
         self.calls = 0
         self.failures = 0
         self.well = False  # whether a call had its first delta since the last look
-        self.held_until = -inf
+        self.answered_at = -inf  # when a call had its first delta last
+        self.held_at = -inf  # when a call was last refused so that no more were to come,
+        self.held_until = -inf  # and for how long
+        self._holds = 0  # of them in a row
+        self.refusals = 0  # requests in a row that were at fault, if it is to be believed
+        self.refused_at = 0.0  # the first of them
+        self.left = 0  # calls in a row whose callers left after they had waited for long
+        self.left_at = -inf
         self.used = 0  # the number that its last call had among the pool's
         self._back_at: float | None = None  # since then it is starting slowly
         self._time = 0.0  # seconds of a call, an average; 0.0 while unknown
@@ -72,6 +90,21 @@ class Replica:
     def back(self, now: float) -> None:
         """It serves again after it did not."""
         self._back_at = now
+
+    def answered(self, now: float) -> None:
+        """A call has its first delta."""
+        self.well = True
+        self.answered_at = now
+        self.left = self.refusals = self._holds = 0
+
+    def hold(self, seconds: float | None, began: float, now: float) -> None:
+        """It gets no more calls for so long, as far as others take them; None: for twice as long as the last time,
+        until it answers. What `began` before the last time says nothing new."""
+        if seconds is None:
+            self._holds += began >= self.held_at
+            seconds = min(_HOLD * 2.0 ** min(self._holds - 1, _DOUBLED), _HOLD_MAX) if self._holds else _HOLD
+        self.held_at = now
+        self.held_until = max(self.held_until, now + seconds)
 
     def weight(self, now: float, slow_start: float) -> float:
         """Its share of what it would get: 1.0, less for a while after it came back."""

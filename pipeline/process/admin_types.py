@@ -12,7 +12,8 @@ from pipeline.process.control import Change
 class ProcessStatus(Struct, frozen=True):
     """`uptime_s` is since the process's last start, 0.0 while it does not run; `pid` is then 0. `shard` is None for the
     supervisor and the knowledge process, which have no `load` (requests open there) and no pulse: `pulse_age_s` is how
-    long ago the event loop turned last, None where that is not known."""
+    long ago the event loop turned last, None where that is not known. `reason` is what one that was
+    given up died of."""
 
     name: str
     state: str
@@ -22,11 +23,12 @@ class ProcessStatus(Struct, frozen=True):
     shard: int | None = None
     load: int = 0
     pulse_age_s: float | None = None
+    reason: str = ""
 
 
 class DaemonStatus(Struct, frozen=True):
-    """`requests` counts what was offered and how it ended, over all routes. `admin` is where the admin API listens,
-    empty where it does not."""
+    """`requests` counts what was offered and how it ended, over all routes; `circuit_open` of the shed ones were
+    refused because no backend could be called. `admin` is where the admin API listens, empty where it does not."""
 
     version: str
     address: str
@@ -35,6 +37,7 @@ class DaemonStatus(Struct, frozen=True):
     processes: list[ProcessStatus]
     requests: dict[str, int]
     admin: str = ""
+    circuit_open: int = 0
 
 
 class ShardStatus(Struct, frozen=True):

@@ -25,7 +25,8 @@ class Views:
 
     def status(self) -> DaemonStatus:
         found: DaemonStatus = self._control.status()
-        return replace(found, admin=self._address())
+        circuit_open = sum(route.circuit_open for route in overview.routes(self._counters).values())
+        return replace(found, admin=self._address(), circuit_open=circuit_open)
 
     def shards(self) -> list[ShardStatus]:
         """In order, also those that are down."""

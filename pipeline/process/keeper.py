@@ -53,7 +53,8 @@ class Keeper:
     `born` gives what a process inherits that is born now. `started` is set when one is ready for the first time.
     `restarts` counts those that were born because another had died; `reason` is what the last one died of. `task` ends
     when the keeper was told to stop, or with StartError or ConfigError when no process was ever ready; not where the
-    daemon does without it (`vital` false), then it is given up like one that was.
+    daemon does without it (`vital` false), then it is given up like one that was, and sooner where two in a row say
+    that they cannot start, and why, in the same words.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class Keeper:
         self._births = asyncio.Lock()  # one at a time
         self._changed = asyncio.Event()
         self._lived = 0.0  # seconds that the last one was ready before it died
+        self._said = ""  # why the last one could not start, if it said so itself,
+        self._hopeless = False  # and the one before said the same
         self._stopping = False
         self.task = asyncio.create_task(self._keep(), name=f"keeper of {self.name}")
 
@@ -160,6 +163,7 @@ class Keeper:
 
     async def _begin(self) -> Message | None:
         """A new process, which does the work when its first message is `Ready`; if not, it is dead."""
+        said, self._said, self._hopeless = self._said, "", False
         process = await self._birth()
         if process is None:
             return None
@@ -170,7 +174,8 @@ class Keeper:
         await self._bury_soon(process)
         match message:
             case Failed(reason):
-                self.reason = reason
+                self.reason = self._said = reason
+                self._hopeless = reason == said
             case Refused(problems):
                 self.reason = str(ConfigError(tuple(problems)))
         return message if not isinstance(message, Ready) else None
@@ -259,7 +264,8 @@ class Keeper:
     def _judge(self) -> None:
         deaths = self._backoff.deaths
         if self.started.is_set() or not self._vital:
-            if deaths >= self.limits.deaths and self._current is None:
+            hopeless = self._hopeless and not self._vital
+            if (deaths >= self.limits.deaths or hopeless) and self._current is None:
                 log.error("process_given_up", name=self.name, deaths=deaths, because=self.reason)
                 self._turn(State.GIVEN_UP)
         elif deaths >= min(ATTEMPTS, self.limits.deaths):

@@ -66,7 +66,7 @@ def _load(section: LlamaCppWorker, model: Path, files: Files, *, embeds: bool) -
     files.socket.unlink(missing_ok=True)
     os.chdir(files.socket.parent)  # so that a long path does not matter
     params.model.path = str(model)
-    params.model_alias = {section.name}
+    params.model_alias = {llama_files.model_name(section)}
     params.n_parallel = section.slots
     params.n_ctx = section.slots * section.context_tokens
     params.kv_unified = False

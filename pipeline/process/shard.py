@@ -140,8 +140,9 @@ def _lend(child: Child, leases: Leases, shard: Shard) -> "asyncio.Task[None]":
 
 
 async def _ask_health(child: Child, pipeline: Pipeline) -> None:
-    """Warns of workers that cannot be called. They are served all the same: a backend may come after its gateway."""
-    for name, worker in pipeline.workers.items():
+    """Warns of workers that cannot be called, unless they are looked at anyway. They are served all the same: a backend
+    may come after its gateway."""
+    for name, worker in pipeline.unwatched.items():
         health = await worker.health()
         if not health.ok:
             child.logs.log.warning("worker_unhealthy", worker=name, detail=health.detail)

@@ -10,6 +10,8 @@ from pipeline.process.counters import Slot, State
 from pipeline.process.crew import Crew
 from pipeline.process.keeper import Keeper
 
+_REASON = 160  # characters
+
 
 def facts(crew: Crew, started: float) -> list[ProcessFacts]:
     """A shard is one process here, the one that does its work if there is one."""
@@ -46,7 +48,13 @@ def _statuses(keeper: Keeper) -> Iterator[ProcessStatus]:
             max(0.0, time.monotonic() - slot.pulse) if slot.pulse else None,
         )
     if not processes:
-        yield ProcessStatus(keeper.name, keeper.state.label, 0, keeper.restarts, 0.0, keeper.shard)
+        reason = _short(keeper.reason) if keeper.state is State.GIVEN_UP else ""
+        yield ProcessStatus(keeper.name, keeper.state.label, 0, keeper.restarts, 0.0, keeper.shard, reason=reason)
+
+
+def _short(reason: str) -> str:
+    line = reason.partition("\n")[0]
+    return line if len(line) <= _REASON else line[: _REASON - 1] + "…"
 
 
 def _slot(keeper: Keeper) -> Slot | None:

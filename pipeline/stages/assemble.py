@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from pipeline.core.errors import ContextLength
+from pipeline.core.errors import ContextLength, InvalidRequest
 from pipeline.core.messages import AssembleOutput, Cut, RagOutput
 from pipeline.core.outcomes import Place
 from pipeline.core.queue import StageQueue
@@ -44,7 +44,9 @@ class AssembleStage(Stage[RagOutput, AssembleOutput]):
 
     Where it comes near the window, the model's server is asked for the prompt's length before anything is cut or
     refused, if it can tell; what is cut is then cut by its measure. A request for embeddings has no prompt: it passes
-    with the length of its inputs."""
+    with the length of its inputs.
+
+    What is too long for a worker that stands in for one that failed is handed on as `unfit`: another one may do."""
 
     place = Place.ASSEMBLE
 
@@ -68,6 +70,22 @@ class AssembleStage(Stage[RagOutput, AssembleOutput]):
         super().resize(capacity, concurrency)
 
     def handle(self, message: RagOutput) -> AssembleOutput | Coroutine[Any, Any, AssembleOutput | None]:
+        first = message.request.ticket.first_error
+        if first is None or isinstance(first, InvalidRequest):
+            return self._prompt(message)
+        try:
+            made = self._prompt(message)
+        except ContextLength as error:
+            return _unfit(message, error)
+        return made if isinstance(made, AssembleOutput) else self._or_unfit(message, made)
+
+    async def _or_unfit(self, message: RagOutput, made: Coroutine[Any, Any, AssembleOutput]) -> AssembleOutput:
+        try:
+            return await made
+        except ContextLength as error:
+            return _unfit(message, error)
+
+    def _prompt(self, message: RagOutput) -> AssembleOutput | Coroutine[Any, Any, AssembleOutput]:
         request = message.request
         plan: PromptPlan = request.course.plan
         counter = plan.counter
@@ -152,6 +170,11 @@ def _recorded(output: AssembleOutput) -> AssembleOutput:
     ticket.passages = len(output.passages)
     ticket.cut = output.cut
     return output
+
+
+def _unfit(message: RagOutput, error: ContextLength) -> AssembleOutput:
+    error.__traceback__ = None  # it travels on
+    return AssembleOutput(message.request, message, (), (), NO_CUT, rewritten=False, prompt_tokens=0, unfit=error)
 
 
 def _threads(number: int) -> ThreadPoolExecutor:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from math import inf
 from typing import NamedTuple
 
 from pipeline.policy.pool import Attempt, Pool, Replica, Result
@@ -11,6 +12,8 @@ from pipeline.stages.limits import CallLimits
 from workers import canonical
 from workers.base import Delta, DeltaBatch, EmbeddingRequest, EmbeddingWorker, ModelWorker
 from workers.errors import WorkerError, WorkerErrorKind
+
+_NOT_FOUND = 404
 
 
 class Retrying(NamedTuple):
@@ -29,6 +32,18 @@ class CircuitOpen(WorkerError):
         super().__init__(
             WorkerErrorKind.UNAVAILABLE, "all its replicas have failed too often to be called now", retry_after=wait
         )
+
+
+class BrokenOff(WorkerError):
+    """A call was broken off because its replica says nothing any more; the retry has been taken from the budget."""
+
+    def __init__(self) -> None:
+        super().__init__(WorkerErrorKind.UNAVAILABLE, "it does not answer any more", retryable=True)
+
+
+def missing(error: WorkerError) -> bool:
+    """Whether a replica does not know what it is asked for, which another one may: a model that is not loaded."""
+    return error.status == _NOT_FOUND and error.kind is WorkerErrorKind.BAD_REQUEST
 
 
 class Backend:
@@ -54,6 +69,8 @@ class Backend:
         self.budget: RetryBudget = RetryBudget(0.0) if before is None else before.budget
         self.calls = 0
         self.waiting: deque[asyncio.Future[None]] = deque() if before is None else before.waiting
+        # Calls without a first delta, and how each is broken off to be made again.
+        self.unanswered: dict[Attempt, Callable[[WorkerError], bool]] = {} if before is None else before.unanswered
         self.after: Backend | None = None  # that took its place
         if before is not None:
             before.after = self
@@ -81,32 +98,60 @@ class Backend:
 
     def ended(self, attempt: Attempt, now: float, result: Result, hold: float | None = None) -> None:
         """A call is over, however, and its replica has room for another one."""
+        self.unanswered.pop(attempt, None)
         self.pool.ended(attempt, now, result, hold)
         self._wake()
 
     def again(
-        self, error: WorkerError, tried: Sequence[Replica], chance: float, now: float, latest: float
+        self,
+        error: WorkerError,
+        tried: Sequence[Replica],
+        chance: float,
+        now: float,
+        latest: float,
+        *,
+        elsewhere: bool = False,
+        missed: bool = False,
     ) -> float | None:
         """Seconds until a call that failed before its first delta is made again; None: it is not, as when that would
-        be `latest` or after, or no replica may be called then. `tried` are the replicas that were asked, in turn."""
-        rules = self.retrying
-        made = len(tried)
-        if not error.retryable or error.kind.of_request or made > rules.attempts or isinstance(error, CircuitOpen):
+        be `latest` or after, or no replica may be called then. `tried` are the replicas that were asked, in turn;
+        `elsewhere` says that another worker could be asked at once, `missed` that one replica has not had the model
+        already: the first time, another one is asked."""
+        if len(tried) > self.retrying.attempts or isinstance(error, CircuitOpen):
             return None
-        seconds, another = 0.0, self._another(tried, now)
-        if not another:
-            seconds = pause(made - 1, rules.base, rules.cap, chance)
-            if error.retry_after is not None:
-                seconds = max(seconds, error.retry_after)
-            if seconds > rules.cap:
-                return None
+        another = self.pool.another(tried, now)
+        if error.retryable and not error.kind.of_request:
+            seconds = 0.0 if another else self._pause(error, len(tried), chance, elsewhere=elsewhere)
+        else:
+            seconds = 0.0 if another and missing(error) and not missed else inf
         if now + seconds >= latest or self.pool.wait(now) > seconds:
             return None
         # What could not connect has cost the backend nothing: to ask another one makes no storm.
-        if not (another and error.kind is WorkerErrorKind.UNREACHABLE) and not self.budget.take():
+        free = isinstance(error, BrokenOff) or (another and error.kind is WorkerErrorKind.UNREACHABLE)
+        if not free and not self.budget.take():
             return None
         self.pool.retries += 1
         return seconds
+
+    def down(self, replica: Replica, now: float) -> None:
+        """A replica says nothing any more: its calls that have no answer yet are made again where there is another one,
+        as far as the budget goes."""
+        if not self.pool.another((replica,), now):
+            return
+        calls = [leave for attempt, leave in self.unanswered.items() if attempt.replica is replica]
+        for leave in calls:
+            if self.budget.balance < 1.0:
+                return
+            if leave(BrokenOff()):
+                self.budget.take()
+
+    def _pause(self, error: WorkerError, made: int, chance: float, *, elsewhere: bool) -> float:
+        """Seconds before a replica is asked again, infinite where it is not."""
+        rules = self.retrying
+        if elsewhere and error.kind is WorkerErrorKind.UNREACHABLE:
+            return inf  # whoever is not there will not be in a moment
+        seconds = max(pause(made - 1, rules.base, rules.cap, chance), error.retry_after or 0.0)
+        return seconds if seconds <= rules.cap else inf
 
     def changed(self) -> None:
         """There may be room again, or nothing left to wait for."""
@@ -116,17 +161,6 @@ class Backend:
     async def aclose(self) -> None:
         for replica in self.replicas:
             await replica.aclose()
-
-    def _another(self, tried: Collection[Replica], now: float) -> bool:
-        """Whether a replica can be asked at once that has not been."""
-        return any(
-            replica not in tried
-            and replica.healthy
-            and replica.inflight < replica.bound
-            and replica.held_until <= now
-            and replica.breaker.wait(now) <= 0.0
-            for replica in self.pool.replicas
-        )
 
     async def _vacancy(self) -> None:
         place = asyncio.get_running_loop().create_future()

@@ -112,8 +112,8 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         calls = [call for call in self._watch.calls if isinstance(call, Pump) and call.running]
         for lane in self._order.lanes:
             own = [call for call in calls if call.lane is lane]
-            unanswered = max([now - call.began for call in own if call.last is None], default=0.0)
-            lane.tick([now - call.began for call in own], unanswered, now)
+            unanswered = max([call.silence(now) for call in own], default=0.0)
+            lane.tick([now - call.paced for call in own], unanswered, now)
         for backend in self.backends.values():
             if backend.waiting:
                 backend.changed()  # time may have brought back a replica
@@ -174,7 +174,7 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
         """Also those whose turn does not come because a higher class takes all."""
         for lane in self._order.lanes:
             for entered, message in lane.waits_since():
-                if now - entered > lane.patience(message.request.wait_budget, message.request.ticket.priority):
+                if now - entered > lane.patience(message.request.wait_budget, message.request.ticket.priority, now):
                     self._drop(message.request.ticket, Reason.OVERDUE, now)
 
     def _drop(self, ticket: Ticket, reason: Reason, now: float) -> None:

@@ -10,6 +10,7 @@ from pipeline.policy.pool import Pool
 from workers.base import Health, ModelWorker
 
 _LONGEST = 5.0  # seconds that a look may take
+_SOON = 1.0  # seconds after one that failed, to the next
 _LEAST, _SPAN = 0.75, 0.5  # of the interval, the next look is drawn from: shards must not look all at once
 
 _log = structlog.get_logger()
@@ -51,8 +52,10 @@ class Prober:
 
     async def _attend(self, index: int) -> None:
         while True:
-            self._tell(index, await _look(self.replicas[index]))
-            await asyncio.sleep(self.interval * (_LEAST + _SPAN * self._chance()))
+            health = await _look(self.replicas[index])
+            self._tell(index, health)
+            pause = self.interval if health.ok else min(self.interval, _SOON)
+            await asyncio.sleep(pause * (_LEAST + _SPAN * self._chance()))
 
     def _tell(self, index: int, health: Health) -> None:
         replica = self._pool.replicas[index]

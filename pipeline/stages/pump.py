@@ -15,17 +15,18 @@ from pipeline.core.errors import (
     ContextLength,
     DeadlineExceeded,
     HeadgateError,
+    InvalidRequest,
     Overloaded,
 )
 from pipeline.core.messages import AssembleOutput, InferenceOutput
 from pipeline.core.outcomes import Place, Reason
 from pipeline.core.ports import Hooks
-from pipeline.core.ticket import Ticket
+from pipeline.core.ticket import STATIC, Ticket
 from pipeline.policy.admission import RETRY_AFTER_MIN
 from pipeline.policy.lane import Lane
 from pipeline.policy.pool import Attempt, Replica, Result
 from pipeline.stages.assemble import learn
-from pipeline.stages.backend import Backend, CircuitOpen, embedded
+from pipeline.stages.backend import Backend, BrokenOff, CircuitOpen, embedded, missing
 from pipeline.stages.base import Clock, Trace
 from pipeline.stages.course import Course
 from pipeline.stages.limits import CallLimits, WatchedCall
@@ -33,12 +34,13 @@ from workers.base import Delta, DeltaBatch, GenerationRequest, ModelWorker, Nati
 from workers.errors import WorkerError, WorkerErrorKind
 
 GAPS_KEPT = 64  # between deltas, until an observer looks at them
-STATIC = "static_answer"  # of `Ticket.reduced`
 _LONG = 5.0  # seconds without a first delta that no caller's haste explains,
 _MUCH_LONGER = 20.0  # nor so many times what is usual
+_UNUSUAL = 4.0  # times what is usual without a first delta, that several callers in a row who leave are believed,
+_UNUSUAL_LEAST = 0.5  # and seconds;
+_UNUSUAL_UNKNOWN = 1.0  # while nothing is known
+_STUBBORN = 1.0  # seconds in which a call that is broken off has to be over
 _TOO_MUCH = frozenset({WorkerErrorKind.RATE_LIMITED, WorkerErrorKind.OVERLOADED})
-# Kinds of errors that only a backend makes which is well.
-_WELL = _TOO_MUCH | {kind for kind in WorkerErrorKind if kind.of_request}
 _TOKENS_MAX = 10_000_000
 
 
@@ -83,6 +85,7 @@ class Pump(WatchedCall):
         "_stalled",
         "_tried",
         "lane",
+        "paced",
         "running",
         "task",
     )
@@ -98,6 +101,7 @@ class Pump(WatchedCall):
         self._clock = stage.clock
         self.lane = lane
         self.running = True  # the call holds its place at the worker
+        self.paced = now  # since when that says something of the worker's pace
         backend.calls += 1
         backend.budget.request()
         self._estimated = lane.cost(message.prompt_tokens, request.parameters)
@@ -113,6 +117,11 @@ class Pump(WatchedCall):
         self.task: asyncio.Task[Any] | None = None  # that runs it
 
     async def run(self) -> None:
+        unable = self._message.unfit or self._unsaid()
+        if unable is not None:
+            self._give_up(unable, self._clock())
+            return
+        missed = False
         while (error := await self._call()) is not None:
             if self.ticket.ending is not None:  # and the worker made an error of it that it was stopped
                 return
@@ -120,13 +129,30 @@ class Pump(WatchedCall):
                 self.expire(translate(error))
                 return
             now = self._clock()
-            wait = self._backend.again(error, self._tried, self._stage.chance(), now, self._latest())
+            elsewhere = any(not course.lane.reopens(now) for course in self._message.request.course.fallbacks)
+            chance, latest = self._stage.chance(), self._latest()
+            wait = self._backend.again(error, self._tried, chance, now, latest, elsewhere=elsewhere, missed=missed)
             if wait is None:
-                self._give_up(error, now)
+                self._give_up(translate(error), now)
                 return
+            missed |= missing(error)
             self.ticket.retries += 1
             if wait > 0.0:
                 await asyncio.sleep(wait)
+
+    def _unsaid(self) -> HeadgateError | None:
+        """The refusal of a request that the worker's dialect has no words for."""
+        request = self._message.request
+        worker: Any = self._backend.replicas[0]
+        if request.native_only is None or (
+            request.native_dialect in getattr(worker, "native_dialects", ()) and self._native()[0]
+        ):
+            return None
+        return BackendRefused(
+            f"The model {request.route!r} has no completions of its own, only chat: it cannot serve"
+            f" {request.native_only!r} as given.",
+            param=request.native_only,
+        )
 
     async def _call(self) -> WorkerError | None:
         """Makes the call, or makes it again. Returns why it failed; None: its answer is complete, or not wanted any
@@ -148,15 +174,16 @@ class Pump(WatchedCall):
                 raise WorkerError(WorkerErrorKind.PROTOCOL, "the answer is empty", retryable=True)  # noqa: TRY301
             result = Result.OK
         except WorkerError as error:
-            result = Result.REFUSED if error.kind in _WELL else Result.FAULT
-            if error.kind in _TOO_MUCH:
-                hold = error.retry_after
-                self.lane.push_back(hold, self._inflight, self._clock(), self.since)
+            result, hold = _result(error)
             return error
         except asyncio.CancelledError:
             stalled = self._broken_off()
             if stalled is None:
                 raise
+            # A time-out may be its caller's.
+            result = Result.ABANDONED if stalled.kind is WorkerErrorKind.TIMEOUT else Result.FAULT
+            if isinstance(stalled, BrokenOff):
+                self.paced = self._clock()
             return stalled
         except Exception:
             result = Result.FAULT
@@ -184,7 +211,7 @@ class Pump(WatchedCall):
         if task.cancelled():
             first = None  # of whole answers it tells nothing
         if self._tried:  # else there was no call
-            self.lane.ended(now - self.began, first, tokens, now, self._inflight, prompt)
+            self.lane.ended(now - self.paced, first, tokens, now, self._inflight, prompt)
         self._stage.over(self.ticket, self.began, task)
 
     async def _drawn(self, made: AsyncGenerator[DeltaBatch, None]) -> bool:
@@ -208,6 +235,8 @@ class Pump(WatchedCall):
         count = len(batch.deltas)
         ticket.chunks += count
         if last is None:
+            if ticket.ending is not None:  # of a worker that would not be stopped
+                return False
             more = self._channel.put(batch)
             self._hand_on(now)
             return more
@@ -255,11 +284,43 @@ class Pump(WatchedCall):
             self._backend.calls -= 1
             backend.calls += 1
             self._backend = backend
+        backend.unanswered[attempt] = self.leave
         if self._stalled is not None:  # the worker made another error of that
             self._called_back()
         self.ticket.usage = None  # of an attempt that came to nothing
         self.since = self._clock()
         return backend.replicas[attempt.index]
+
+    def leave(self, error: WorkerError) -> bool:
+        """Breaks off this attempt, which has no first delta yet, as if it had failed with `error`. False: it is not,
+        because it could not be made again."""
+        if self.last is not None or self._stalled is not None or self.ticket.ending is not None:
+            return False
+        if len(self._tried) > self._backend.retrying.attempts or self._clock() >= self._latest():
+            return False
+        self._break_off(error)
+        return True
+
+    def silence(self, now: float) -> float:
+        """Seconds that the call has been waiting for its first delta; 0.0 while it does not. One at a replica that
+        others do without already says nothing of how many calls the worker can bear."""
+        attempt = self._attempt
+        if self.last is not None or attempt is None or self.since > now:
+            return 0.0
+        replica = attempt.replica
+        return 0.0 if replica.misses and self._backend.pool.another((replica,), now, free=False) else now - self.since
+
+    def _break_off(self, error: WorkerError) -> None:
+        if self.task is not None:
+            self._stalled = error
+            self.task.cancel()
+            self._stage.loop.call_later(_STUBBORN, self._insist, self._attempt, error)
+
+    def _insist(self, attempt: Attempt | None, error: WorkerError) -> None:
+        """A worker that catches its cancellation keeps its place, but not its request."""
+        if attempt is not None and self._attempt is attempt and self.last is None and self.ticket.ending is None:
+            self.done = True
+            self.ticket.fail(translate(error), self._clock())
 
     def _settle(self, result: Result, hold: float | None) -> None:
         """The call is over, however: its replica is told."""
@@ -268,9 +329,15 @@ class Pump(WatchedCall):
             return
         now, last, since = self._clock(), self.last, self.since
         self.since = inf
-        if result is Result.ABANDONED and self.waiting and now - (since if last is None else last) >= self._patience():
-            result = Result.FAULT  # whoever gave up had waited for long enough
+        if result is Result.ABANDONED and self.waiting:
+            if now - (since if last is None else last) >= self._patience():
+                result = Result.FAULT  # whoever gave up had waited for long enough
+            elif last is None and now - max(since, attempt.replica.answered_at) >= self._unusual(now):
+                result = Result.LEFT
         self._backend.ended(attempt, now, result, hold)
+        if result is Result.PUSHED_BACK:
+            elsewhere = self._backend.pool.another((attempt.replica,), now, free=False)
+            self.lane.push_back(hold, self._inflight, now, since, elsewhere=elsewhere)
 
     def _patience(self) -> float:
         """Seconds without a delta after which it is the backend that is at fault, and not a caller in a hurry."""
@@ -279,6 +346,15 @@ class Pump(WatchedCall):
             return limits.gap
         usual = self.lane.typical.first
         return min(limits.first_delta, max(_LONG, _MUCH_LONGER * usual)) if usual else limits.first_delta
+
+    def _unusual(self, now: float) -> float:
+        """Seconds without a first delta that neither what is usual explains, nor how long the prompt is, nor what
+        another one had to wait lately."""
+        typical, longest = self.lane.typical, self._backend.pool.longest(now)
+        if not typical.first:
+            return max(_UNUSUAL_UNKNOWN, longest)
+        length = max(self._message.prompt_tokens / typical.tokens, 1.0) if typical.tokens else 1.0
+        return max(_UNUSUAL_LEAST, _UNUSUAL * typical.first * length, longest)
 
     def _patience_of_client(self) -> float:
         """When the client, by what it said, will have left, on our clock."""
@@ -290,18 +366,26 @@ class Pump(WatchedCall):
         typical = self.lane.typical
         return min(self.deadline - typical.answer(None), self._patience_of_client() - typical.first)
 
-    def _give_up(self, error: WorkerError, now: float) -> None:
-        """The worker has failed, and is not asked again: the next one is, or the route's static answer given."""
+    def _give_up(self, error: HeadgateError, now: float) -> None:
+        """The worker has failed, and is not asked again: the next one is, or the route's static answer given.
+
+        A request that the first worker could not serve, but not because of what it is, has come here as a guest. What
+        is wrong with it for this one does not make it wrong."""
         request, ticket = self._message.request, self.ticket
         if self.task is not None and self.task in ticket.tasks:
             ticket.tasks.remove(self.task)  # it has nothing left to be stopped at
-        above = request.course.plan.context_tokens if error.kind is WorkerErrorKind.CONTEXT_TOO_LONG else 0
+        first = ticket.first_error
+        guest = first is not None and not isinstance(first, InvalidRequest)
+        at_fault = isinstance(error, InvalidRequest) and not guest
+        above = request.course.plan.context_tokens if isinstance(error, ContextLength) else 0
         text = request.course.section.static_answer
-        hopeful = (above or not error.kind.of_request) and now < self._patience_of_client()
+        hopeful = (above or not at_fault) and now < self._patience_of_client()
+        if hopeful and first is None:
+            ticket.first_error = error
         if hopeful and self._stage.elsewhere(self._message, ticket, now, above=above):
             self.done = self._moved = True
-        elif text is None or request.embedding is not None or error.kind.of_request:
-            self.expire(translate(error))
+        elif text is None or request.embedding is not None or at_fault:
+            self.expire(first if guest and first is not None and isinstance(error, InvalidRequest) else error)
         else:
             ticket.reduced = (*ticket.reduced, STATIC)
             choices = range(request.parameters.n)
@@ -313,6 +397,7 @@ class Pump(WatchedCall):
         ticket.first_delta = now - ticket.arrived
         ticket.service[Place.INFERENCE] = now - self.began
         if self._attempt is not None:  # else it is no backend's
+            self._backend.unanswered.pop(self._attempt, None)
             self._first_delta = now - self.since
             self._backend.pool.answered(self._attempt, now)
             self.lane.answered(self._first_delta, message.prompt_tokens, self._inflight, now)
@@ -331,8 +416,7 @@ class Pump(WatchedCall):
         has not is called for again, perhaps."""
         if isinstance(error, BackendStalled) and self.last is None and self.task is not None:
             if self._stalled is None:  # else it is on its way
-                self._stalled = WorkerError(WorkerErrorKind.TIMEOUT, error.what, retryable=True)
-                self.task.cancel()
+                self._break_off(WorkerError(WorkerErrorKind.TIMEOUT, error.what, retryable=True))
             return
         self.done = True
         if self.last is None or isinstance(error, DeadlineExceeded):
@@ -368,6 +452,13 @@ class Pump(WatchedCall):
         if message.rewritten or section.collection or (request.shortened and not old):
             return b"", None, False
         return request.native, request.native_dialect, old or not (course.filters or section.rename_model)
+
+
+def _result(error: WorkerError) -> tuple[Result, float | None]:
+    """What it says of the replica, and for how long that wants to be left alone."""
+    if error.kind in _TOO_MUCH:
+        return Result.PUSHED_BACK, error.retry_after
+    return Result.REFUSED if error.kind.of_request else Result.FAULT, None
 
 
 def _credible(usage: Usage) -> Usage:

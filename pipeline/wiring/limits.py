@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from config.schema import AnyWorker, InferenceStage, KeySection
+from config.schema import AnyWorker, InferenceStage, KeySection, LlamaCppWorker
 from pipeline.policy.access import KnownKey, known_key
 from pipeline.policy.concurrency import ConcurrencyLimit
 from pipeline.policy.leases import Allotter
@@ -29,6 +29,8 @@ class Limits:
     def of_worker(self, section: AnyWorker, stage: InferenceStage, now: float, *, anew: bool) -> WorkerLimits:
         """`anew`: what was found out about the worker does not count any more."""
         name, limit = section.name, stage.concurrency if section.concurrency is None else section.concurrency
+        if isinstance(section, LlamaCppWorker) and section.concurrency is None:
+            limit = section.slots  # its process is ours, and has so many for all shards
         if anew:
             self._allotter.forget(name)
         self._workers.add(name)

@@ -1,7 +1,8 @@
 """From sections of the configuration to the parts that a pipeline is built of."""
 
+import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from config.schema import (
     FewerPassages,
     MaxLengthFilter,
     OpenAIWorker,
+    PythonWorker,
     RedactFilter,
     RouteSection,
     ShorterAnswer,
@@ -44,6 +46,7 @@ from workers.base import ModelWorker, Passage
 from workers.counting import Counter, counter_of
 from workers.errors import WorkerUnavailable
 
+_CHECK_TIME = 10.0  # seconds for somebody's class to be imported and made
 _COMMON = frozenset(WorkerSection.__struct_fields__)  # of which the worker itself only looks at its name
 _ONLY_NAMED = (EchoWorker, ExtractiveWorker, OpenAIWorker)  # kinds of which that is true;
 _TOLD = {"context_tokens", "answer_tokens"}  # the others tell their backends these
@@ -163,10 +166,31 @@ def check_workers(config: Config) -> None:
     and looks at no secret. Raises `ConfigError`."""
     problems: list[Problem] = []
     for position, section in enumerate(config.workers):
-        made = _replicas(section, position, defaultdict(str), config, problems, number=1)
-        _counter(section, position, made, None, problems)
+        if isinstance(section, PythonWorker):
+            problems += _within(_CHECK_TIME, partial(_faults, section, position, config), f"workers[{position}].class")
+        else:
+            problems += _faults(section, position, config)
     if problems:
         raise ConfigError(tuple(problems))
+
+
+def _faults(section: AnyWorker, position: int, config: Config) -> list[Problem]:
+    problems: list[Problem] = []
+    made = _replicas(section, position, defaultdict(str), config, problems, number=1)
+    _counter(section, position, made, None, problems)
+    return problems
+
+
+def _within(seconds: float, work: Callable[[], list[Problem]], path: str) -> list[Problem]:
+    """What `work` finds, in a thread: somebody's code runs there, which may never end. Ctrl-C is then for us."""
+    found: list[list[Problem]] = []
+    thread = threading.Thread(target=lambda: found.append(work()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if found:
+        return found[0]
+    what = f"code that has not been imported and made within {seconds:g} s"
+    return [Problem(path, what, "a class that is made quickly, and loads what is large with its first request")]
 
 
 def check_templates(config: Config) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from config.access import anonymous_allowed
 from config.schema import AnyWorker, Config, EchoWorker, ExtractiveWorker
 from config.secrets import resolve
@@ -19,22 +17,19 @@ from pipeline.core.ports import Hooks, Retriever
 from pipeline.flow import Flow
 from pipeline.ingress import Ingress
 from pipeline.policy.access import Access
-from pipeline.policy.breaker import BreakerState
 from pipeline.policy.lane import Lane
 from pipeline.policy.leases import Allotter, Own
 from pipeline.policy.pool import Pool
-from pipeline.policy.replica import Replica
 from pipeline.stages.backend import Backend
 from pipeline.stages.probing import Prober
 from pipeline.wiring import parts
+from pipeline.wiring.circuits import CircuitLog
 from pipeline.wiring.limits import Limits
 from pipeline.wiring.parts import MadeWorker, Renewed
 from workers.base import ModelWorker
 from workers.tokens import estimate
 
 Clock = Callable[[], float]
-
-_log = structlog.get_logger()
 
 SEED = 1  # the same arrivals and the same configuration make the same decisions
 
@@ -71,6 +66,11 @@ class Pipeline:
     def workers(self) -> dict[str, ModelWorker]:
         """Those that new calls go to, by name."""
         return {} if self._current is None else {name: made.replicas[0] for name, made in self._current.workers.items()}
+
+    @property
+    def unwatched(self) -> dict[str, ModelWorker]:
+        """Those of them that are not looked at again and again."""
+        return {name: worker for name, worker in self.workers.items() if name not in self._probers}
 
     def prepare(self, config: Config) -> Renewed:
         """Builds what is new in `config`, and changes nothing. What comes of it is to be given to `apply` or `discard`,
@@ -174,7 +174,9 @@ class Pipeline:
 
         lane.pool = pool
         pool.on_change = changed
-        pool.on_circuit = partial(_tell_circuit, section.name)
+        pool.on_down = lambda replica: backend.down(replica, clock())
+        if not isinstance(pool.on_circuit, CircuitLog):  # it knows which are open
+            pool.on_circuit = CircuitLog(section.name, clock)
         changed()
         self._probe(backend, section)
 
@@ -240,11 +242,3 @@ def names(made: MadeWorker) -> list[str]:
     """Of the replicas; of workers that were given, there is one."""
     known = made.section.replica_names
     return known if len(known) == len(made.replicas) else [str(number) for number in range(len(made.replicas))]
-
-
-def _tell_circuit(worker: str, replica: Replica) -> None:
-    """Logs that the circuit to a replica has opened or closed."""
-    if replica.breaker.state is BreakerState.CLOSED:
-        _log.info("circuit_closed", worker=worker, replica=replica.name)
-    else:
-        _log.warning("circuit_opened", worker=worker, replica=replica.name, failures=replica.failures)

@@ -49,7 +49,7 @@ def test_it_loads_as_it_stands_there(block, tmp_path):
     text = whole(BLOCKS[block])
     for name in _FILE.findall(text):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"GGUF")
     for name in _CA.findall(text):
         certificates.made(tmp_path, "ca").certificate.rename(tmp_path / name)
     (tmp_path / "pipeline.toml").write_text(text)

@@ -169,8 +169,8 @@ def test_files_of_workers_are_named_from_the_root_and_are_there(key, tmp_path):
 
 TABLES = {
     "pool": {"kind": "openai", "replicas": ["http://a/v1", "http://b/v1"], "affinity": False, "retry_budget": 0.05},
-    "anthropic": {"kind": "anthropic", "model": "m", "headers": {"X-Team": "blue"}},
-    "cohere": {"kind": "cohere", "breaker_failures": 3},
+    "anthropic": {"kind": "anthropic", "model": "m", "api_key": "env:A", "headers": {"X-Team": "blue"}},
+    "cohere": {"kind": "cohere", "api_key": "env:C", "breaker_failures": 3},
     "ollama": {"kind": "ollama", "keep_alive": "-1", "retries": 0},
     "grpc": {"kind": "grpc", "target": "unix:/run/a.sock", "tls": False, "slow_start_ms": 0},
     "python": {"kind": "python", "class": "package.module:Class", "options": {"depth": 3}, "instances": 2},
@@ -194,6 +194,7 @@ def test_what_is_wrong_with_them_is_named_by_the_workers_name():
     assert found(kind="openai") == ["workers[c].base_url"]
     assert found(kind="openai", replicas=["http://a", "http://a"]) == ["workers[c].replicas[1]"]
     assert found(kind="grpc", target="a") == ["workers[c].target"]
+    assert found(kind="python", folder="own", **{"class": "a:B"}) == ["workers[c].folder"]
     assert found(kind="python", **{"class": "a/b"}) == ["workers[c].class"]
     assert found(kind="openai", base_url="http://a", headers={"X-Api-Key": "k"}) == ["workers[c].headers.X-Api-Key"]
     assert found(kind="echo", retry_base_ms=9000) == ["workers[c].retry_base_ms"]

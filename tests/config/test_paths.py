@@ -1,8 +1,10 @@
 import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from config.paths import dotted, is_secret, leaves, nearest, quote, variable
+from config.paths import dotted, is_secret, leaves, nearest, parsed, quote, variable
 from config.schema import Config, EchoWorker, OpenAIWorker, RouteSection, StopFilter
 
 
@@ -59,3 +61,12 @@ def test_leaves_are_all_keys_in_the_order_of_the_schema():
     assert entries["routes", 0, "filters", 0, "sequences"] == ["x", "y"]
     assert entries["routes", 0, "collection"] is None
     assert ("routes", 0, "filters") not in entries
+
+
+@given(st.lists(st.integers(0, 99) | st.text(), max_size=4).filter(lambda path: not path or isinstance(path[0], str)))
+def test_a_path_is_read_as_it_was_written(path):
+    assert parsed(dotted(tuple(path))) == tuple(path)
+
+
+def test_what_is_no_path():
+    assert parsed("a b") == parsed("workers[x].y") == parsed("/etc/a.toml") == ()

@@ -223,7 +223,7 @@ def test_nobody_is_let_in_or_locked_out_because_the_address_could_not_move():
 
 
 def test_an_admin_listener_for_others_does_not_lose_its_token():
-    admin = {"host": "10.0.0.1", "token": "env:TOKEN", **_tls("/dev/null")}
+    admin = {"host": "10.0.0.1", "token": "env:TOKEN", **_tls(__file__)}
     with pytest.raises(ConfigError) as refused:
         merged(of(admin=admin), of())
     assert {problem.path for problem in refused.value.problems} == {"admin.token"}

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from config.errors import ConfigError
-from config.secrets import Secret, is_secret_header, missing, references, resolve
+from config.secrets import Secret, is_secret_header, looks_secret, missing, references, resolve
 from tests.flows import config
 
 
@@ -46,7 +48,56 @@ def test_an_empty_file(tmp_path):
 
 
 def test_a_file_without_an_end():
-    assert refusal("file:/dev/zero").found == "/dev/zero: a larger file"
+    assert refusal("file:/dev/zero").found == "/dev/zero: is a device"
+
+
+def test_a_pipe_that_nobody_writes_to(tmp_path):
+    os.mkfifo(tmp_path / "key")
+    assert refusal(f"file:{tmp_path}/key").found == f"{tmp_path}/key: is a pipe"
+
+
+def test_a_file_that_is_too_large(tmp_path):
+    with (tmp_path / "key").open("wb") as file:
+        file.truncate(65_537)
+    assert refusal(f"file:{tmp_path}/key").found == f"{tmp_path}/key: a larger file"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Bearer abc",
+        "bearer env:KEY",
+        "Basic dXNlcjpodW50ZXIy",
+        "sk-ant-REDACTED",
+        "key=sk-proj-abcdefgh",
+        "ghp_0123456789abcdef",
+        "github_pat_0123456789",
+        "hf_abcdefghijkl",
+        "xoxb-1234-5678-abc",
+        "AKIAIOSFODNN7EXAMPLE",
+        "gsk_abcdefghijkl",
+        "AIzaSyA-0123456789",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
+    ],
+)
+def test_values_that_only_secrets_have(value):
+    assert looks_secret(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "blue",
+        "Basic monthly",
+        "the bearer of news",
+        "task-force-seven",
+        "sk-team",
+        "a/b;c=1",
+        "prompt-caching-2024-07-31",
+    ],
+)
+def test_values_that_are_no_secrets(value):
+    assert not looks_secret(value)
 
 
 @pytest.mark.parametrize("secret", ["hunter2\r\nX-Other: 1", "hunter2\x00", "hünter2", "hunter2\udcff"])

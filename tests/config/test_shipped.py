@@ -120,7 +120,7 @@ def test_only_keys_without_a_default_are_commented_out():
 def test_what_is_commented_out_is_valid_once_it_is_used(tmp_path):
     text = FULL.replace('template_file = "prompt.jinja"', '# template_file = "prompt.jinja"')
     for file in FILES:
-        (tmp_path / file).touch()
+        (tmp_path / file).write_bytes(b"GGUF")
     for file in ("backend-ca.pem", "own-ca.pem"):
         certificates.made(tmp_path, "ca").certificate.rename(tmp_path / file)
     text = text.replace('store = "embedded"', 'store = "qdrant"').replace('embedder = "auto"', 'embedder = "local"')

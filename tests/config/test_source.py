@@ -105,7 +105,7 @@ def test_a_folder(tmp_path):
 
 
 def test_a_name_that_no_file_can_have():
-    assert refusal(Path("a\0b")).expected == "a readable file"
+    assert refusal(Path("a\0b")).expected == "a file that can be read"
 
 
 def test_bytes_that_are_not_utf8_are_shown_with_their_line(tmp_path):
@@ -115,7 +115,7 @@ def test_bytes_that_are_not_utf8_are_shown_with_their_line(tmp_path):
 
 
 def test_a_file_without_an_end_is_not_read_to_it():
-    assert refusal(Path("/dev/zero")).found == "a larger file"
+    assert refusal(Path("/dev/zero")).found == "is a device"
 
 
 def test_which_file_is_read():

@@ -12,7 +12,10 @@ from tests.config.helpers import SMALLEST, problems
 
 ROUTE = '[[routes]]\nname = "r"\nworker = "w"\n'
 OPENAI = '[[workers]]\nname = "w"\nkind = "openai"\n'
-ANTHROPIC = OPENAI.replace("openai", "anthropic")
+KEY = 'api_key = "env:A"\n'
+ANTHROPIC = OPENAI.replace("openai", "anthropic") + KEY
+COHERE = OPENAI.replace("openai", "cohere") + KEY
+OLLAMA = OPENAI.replace("openai", "ollama")
 GRPC = OPENAI.replace("openai", "grpc")
 PYTHON = OPENAI.replace("openai", "python")
 ECHO = OPENAI.replace("openai", "echo")
@@ -113,7 +116,7 @@ TABLE = {
         "env:NAME or file:PATH",
     ),
     "Anthropic's key twice": (
-        ANTHROPIC + 'api_key = "env:A"\nheaders = {X-Api-Key = "env:B"}',
+        ANTHROPIC + 'headers = {X-Api-Key = "env:B"}',
         "headers.X-Api-Key",
         "the same header twice",
         "each one once; api_key sets x-api-key",
@@ -127,6 +130,89 @@ TABLE = {
         "",
     ),
     "no file": (OPENAI.replace("openai", "llama-cpp"), "gguf", "nothing", "the path of a file"),
+    "the address of chats": (
+        OPENAI + 'base_url = "http://a/v1/chat/completions"',
+        "base_url",
+        '"http://a/v1/chat/completions"',
+        "the address without /chat/completions, which the worker adds",
+    ),
+    "the same of a replica": (
+        OPENAI + 'replicas = ["http://a/v1", "http://b/v1/Embeddings/"]',
+        "replicas[1]",
+        '"http://b/v1/Embeddings/"',
+        "the address without /Embeddings",
+    ),
+    **{
+        f"{kind.splitlines()[2]} with {end}": (
+            f'{kind}base_url = "http://a{end}"',
+            "base_url",
+            f'"http://a{end}"',
+            f"the address without {end}, which",
+        )
+        for kind, ends in (
+            (ANTHROPIC, ["/v1", "/v1/messages"]),
+            (COHERE, ["/v1", "/v2", "/v2/chat"]),
+            (OLLAMA, ["/v1", "/api", "/api/chat", "/v1/chat/completions"]),
+        )
+        for end in ends
+    },
+    "how long a model is kept": (OLLAMA + 'keep_alive = "bananas"', "keep_alive", '"bananas"', "a duration, like 5m"),
+    "how long, without a unit": (OLLAMA + 'keep_alive = "1.5"', "keep_alive", '"1.5"', "a duration, like 5m"),
+    "no key for Anthropic": (ANTHROPIC.replace(KEY, ""), "api_key", "nothing", "env:NAME or file:PATH: api.anthropic"),
+    "no key for Cohere": (
+        COHERE.replace(KEY, 'replicas = ["http://a", "https://API.cohere.com:443/"]'),
+        "api_key",
+        "nothing",
+        "env:NAME or file:PATH: api.cohere.com answers nobody",
+    ),
+    "one twice, by its port": (
+        OPENAI + 'replicas = ["https://a/v1", "HTTPS://A:443/v1/"]',
+        "replicas[1]",
+        '"HTTPS://A:443/v1/"',
+        "an address that begins with http",
+    ),
+    "one twice, by its port and case": (
+        OPENAI + 'replicas = ["https://a/v1", "https://A:443/v1/"]',
+        "replicas[1]",
+        '"https://A:443/v1/"',
+        "each replica once",
+    ),
+    "one twice, by its other name": (
+        GRPC + 'replicas = ["[::1]:1", "[0:0::1]:01"]',
+        "replicas[1]",
+        '"[0:0::1]:01"',
+        "each replica once",
+    ),
+    "a token in a header of another name": (
+        OPENAI + ONE + 'headers = {X-Team = "Bearer hunter2"}',
+        "headers.X-Team",
+        "a value that looks like a secret and is not shown, in the file itself",
+        "a reference for the whole of it: env:NAME or file:PATH",
+    ),
+    "a key in an address": (
+        OPENAI + 'base_url = "http://a/v1?api_key=hunter2"',
+        "base_url",
+        "an address with a query, not shown",
+        "an address that begins with http:// or https:// and has no query",
+    ),
+    "a key in a replica's address": (
+        OPENAI + 'replicas = ["http://a/v1#hunter2"]',
+        "replicas[0]",
+        "an address with a query, not shown",
+        "an address that begins",
+    ),
+    "an address elsewhere": (
+        GRPC + 'target = "http://u:hunter2@a:1"',
+        "target",
+        "an address with credentials, not shown",
+        "host:port",
+    ),
+    "an address with a query elsewhere": (
+        ECHO + 'name = "http://a?key=hunter2"'.replace("name", "tokens"),
+        "tokens",
+        "an address with a query, not shown",
+        "a whole number",
+    ),
     "a version that is none": (ANTHROPIC + 'version = "latest"', "version", '"latest"', "a date"),
 }
 
@@ -148,9 +234,17 @@ def test_each_problem_alone(case, tmp_path):
         OPENAI + 'replicas = ["http://a/v1", "http://a/V1"]',
         GRPC + 'replicas = ["a:1", "a:2", "[::1]:1", "unix:/a", "unix:/A", "unix:/a:0"]',
         ANTHROPIC,
-        ANTHROPIC + 'api_key = "env:A"\nheaders = {authorization = "env:B", X-Team = "blue"}',
-        OPENAI.replace("openai", "cohere"),
-        OPENAI.replace("openai", "ollama"),
+        ANTHROPIC + 'headers = {authorization = "env:B", X-Team = "blue"}',
+        ANTHROPIC.replace(KEY, 'headers = {X-Api-Key = "env:A"}'),
+        ANTHROPIC.replace(KEY, 'headers = {Authorization = "env:A"}'),
+        ANTHROPIC.replace(KEY, 'base_url = "http://127.0.0.1:1/v1/anthropic"'),
+        COHERE,
+        COHERE.replace(KEY, 'base_url = "http://127.0.0.1:1"'),
+        OLLAMA,
+        OLLAMA + 'base_url = "http://127.0.0.1:1/api-gateway"',
+        *[f'{OLLAMA}keep_alive = "{value}"' for value in ("5m", "1h30m", "300", "-1", "-1m", "0", "1.5h", " 10s ")],
+        OPENAI + 'base_url = "http://a/v1/"',
+        OPENAI + 'replicas = ["http://a", "http://a:8080", "https://b:80", "http://[::1]", "http://[::2]"]',
         ECHO + "retry_base_ms = 499\nretry_max_ms = 499\nbreaker_open_ms = 60_000",
         ECHO + "retries = 0\nretry_budget = 0.0\nbreaker_failures = 0\nbreaker_rate = 0\nhealth_interval_ms = 0",
         PYTHON + 'class = "own"\noptions = {a = 1, b = "x", c = true, d = 0.5}',
@@ -166,7 +260,7 @@ def test_what_is_just_right(text, tmp_path):
     [
         (OPENAI + "base_url = 5", ["workers[0].base_url"]),
         (OPENAI + "replicas = [5]", ["workers[0].replicas[0]"]),
-        (OPENAI + ONE + "replicas = [5]", ["workers[0].replicas[0]"]),
+        (OPENAI + ONE + "replicas = [5]", ["workers[0].replicas[0]", "workers[0].replicas"]),
         (OPENAI + 'replicas = "http://a"', ["workers[0].replicas"]),
         (OPENAI.replace("openai", "llama-cpp") + "gguf = 5", ["workers[0].gguf"]),
         (OPENAI + ONE + "ca_file = 5", ["workers[0].ca_file"]),
@@ -176,6 +270,31 @@ def test_what_is_just_right(text, tmp_path):
 )
 def test_one_mistake_is_reported_once(text, paths, tmp_path):
     assert [problem.path for problem in problems(tmp_path, f"{text}\n{ROUTE}")] == paths
+
+
+def test_all_that_is_wrong_with_a_pool_is_told(tmp_path):
+    text = f'{OPENAI}{ONE}replicas = ["http://b", "c", "http://d:0", "http://B:80"]\n{ROUTE}'
+    assert sorted(problem.path for problem in problems(tmp_path, text)) == [
+        "workers[0].replicas",
+        "workers[0].replicas[1]",
+        "workers[0].replicas[2]",
+        "workers[0].replicas[3]",
+    ]
+
+
+def test_a_route_does_not_answer_with_nothing(tmp_path):
+    (problem,) = problems(tmp_path, f'{ECHO}{ROUTE}static_answer = " "\n')
+    assert (problem.path, problem.expected) == ("routes[0].static_answer", "a text that says something")
+
+
+def test_where_a_class_is_looked_for_is_relative_to_the_file(tmp_path):
+    for keys, folder in (("", tmp_path), ('folder = "own"', tmp_path / "own"), ('folder = "/own"', Path("/own"))):
+        (tmp_path / "test.toml").write_text(f'{PYTHON}class = "a:B"\n{keys}\n{ROUTE}')
+        loaded = load(tmp_path / "test.toml", {})
+        (worker,) = loaded.config.workers
+        assert isinstance(worker, PythonWorker)
+        assert worker.folder == str(folder)
+        assert loaded.origins["workers[0].folder"] == (f"file {loaded.path}" if keys else "default")
 
 
 def test_the_pool_without_replicas_is_where_its_table_is(tmp_path):
@@ -190,7 +309,7 @@ class TestFiles:
         models = tmp_path / "models"
         models.mkdir()
         for name in ("a.gguf", "a.json"):
-            (models / name).touch()
+            (models / name).write_bytes(b"GGUF")
         pem = certificates.made(tmp_path, "ca").certificate
         others = f'{OPENAI}{ONE}ca_file = "{pem.name}"\n{GRPC}target = "a:1"\nca_file = "./{pem.name}"\n'
         others = others.replace('"w"', '"o"', 1).replace('"w"', '"g"', 1)
@@ -211,6 +330,24 @@ class TestFiles:
             ("workers[0].gguf", f'"{tmp_path}/models/a.gguf": no such file or directory'),
             ("workers[0].tokenizer", f'"{tmp_path}/models/a.json": no such file or directory'),
         ]
+
+    def test_that_are_something_else(self, tmp_path: Path):
+        models = tmp_path / "models"
+        models.mkdir()
+        os.mkfifo(models / "a.gguf")
+        (models / "a.json").symlink_to("/dev/zero")
+        assert [problem.found.rpartition(": ")[2] for problem in problems(tmp_path, self.TEXT)] == [
+            "is a pipe",
+            "is a device",
+        ]
+        (models / "a.gguf").unlink()
+        (models / "a.gguf").write_text("GGML")
+        (models / "a.json").unlink()
+        with (models / "a.json").open("wb") as file:
+            file.truncate((64 << 20) + 1)
+        model, tokenizer = problems(tmp_path, self.TEXT)
+        assert (model.path, model.expected) == ("workers[0].gguf", "a model in GGUF")
+        assert (tokenizer.path, tokenizer.expected) == ("workers[0].tokenizer", "a file of at most 67,108,864 bytes")
 
     def test_that_are_folders(self, tmp_path: Path):
         for name in ("a.gguf", "a.json"):

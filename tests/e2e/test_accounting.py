@@ -25,6 +25,7 @@ name = "echo"
 kind = "echo"
 tokens = 40
 failure_rate = 0.1
+retries = 0
 seed = 3
 
 [[workers]]

@@ -114,6 +114,50 @@ async def test_a_replica_killed_under_load_costs_no_request_whose_first_delta_wa
         assert len(failed) <= under_way[0]
 
 
+async def test_a_replica_that_is_stopped_under_load_is_done_without_until_it_goes_on(tmp_path: Path):
+    service = Service(slots=256, first_token_ms=80, tokens_per_second=100, tokens=6, distribution="lognormal")
+    with simulated(service, replicas=1, processes=2) as replicas:
+        text = replicas.config(health_interval_ms=1000, slow_start_ms=500, affinity=False)
+        async with serving(configured(tmp_path, text)) as daemon:
+            wire, loop = Wire(f"{daemon.address}/v1"), asyncio.get_running_loop()
+            body = json.dumps(chat(stream=True, model="pool")).encode()
+            done: list[tuple[float, Answer]] = []
+            over = asyncio.Event()
+
+            async def client() -> None:
+                while not over.is_set():
+                    answer = await wire.ask(body, stream=True, deadline=None, leave=None, leave_at=None)
+                    done.append((loop.time(), answer))
+
+            async def in_flight(index: int) -> int:
+                async with aiohttp.ClientSession() as session, session.get(f"{replicas.urls[index]}/sim") as sim:
+                    return int((await sim.json())["in_flight"])
+
+            clients = [asyncio.create_task(client()) for _ in range(16)]
+            await until(lambda: len(done) >= 60)
+            stopped = replicas.processes[1]
+            stopped.send_signal(signal.SIGSTOP)
+            try:
+                at = loop.time()
+                await until(lambda: daemon.logged("replica_down"))
+                found = len(done)
+                await until(lambda: len(done) >= found + 100)  # of the one that is left alone
+                assert loop.time() - at < 15.0
+            finally:
+                stopped.send_signal(signal.SIGCONT)
+            await until(lambda: daemon.logged("replica_up"))
+            async with asyncio.timeout(10):
+                while not await in_flight(1):
+                    await asyncio.sleep(0.05)
+            over.set()
+            await asyncio.gather(*clients)
+            await wire.aclose()
+            failed = [answer for when, answer in done if answer.end is not End.WHOLE]
+            import collections; print(sorted(collections.Counter((int((w-at)*2)/2, a.end.name, a.status, (a.message if hasattr(a,"message") else "")) for w, a in done).items()))
+            # Only answers that had begun on the one that was stopped may have been broken off; nobody is refused.
+            assert [answer for answer in failed if not answer.tokens] == []
+
+
 async def test_a_worker_that_is_down_its_fallback_its_static_answer_and_its_circuit(tmp_path: Path):
     model = Model("well again")
     model.usual = DOWN

@@ -182,14 +182,33 @@ async def test_what_a_route_adds_goes_by_chat(stream):
 )
 async def test_what_chat_has_no_words_for_is_refused_there(said, stream, fields, param):
     async with serving(CONFIG, workers={"said": said}) as server:
-        said.say("x", end=True)
         answer = await ask(server.port, post({**body(), **fields, "stream": stream}, PATH))
         assert (answer.status, answer.json["error"]["param"]) == (400, param)
         assert "only chat" in answer.json["error"]["message"]
-        await said.closed.wait()
+        assert said.requests == []
         (ticket,) = server.books.ended
         assert ticket.ending is not None
         assert ticket.ending.outcome is Outcome.REJECTED
+
+
+async def test_a_route_s_own_words_are_given_for_what_only_a_backend_that_is_down_could_serve():
+    async with ScriptedBackend(says(whole({"error": {"message": "out of memory"}}, 500))) as backend:
+        async with serving(in_front_of(backend, static_answer="Try later.")) as server:
+            for stream in (False, True):
+                answer = await ask(server.port, post(body(["a", "b"], stream=stream), PATH))
+                assert (answer.status, answer.headers["x-headgate-degraded"]) == (200, "static_answer")
+                told = [data for _, data in answer.events if data != "[DONE]"] if stream else [answer.json]
+                choices = [choice for one in told for choice in one["choices"]]
+                assert {choice["index"] for choice in choices} == {0, 1}
+                assert "".join(choice["text"] for choice in choices) == "Try later." * 2
+        assert backend.exchanges[0].path == "/v1/completions"
+
+
+async def test_echo_has_no_completions_of_several_prompts_even_where_there_is_a_static_answer():
+    routes = [{"name": "echo", "worker": "echo", "static_answer": "Try later."}]
+    async with serving(config(routes=routes)) as server:
+        answer = await ask(server.port, post({**body(["a", "b"]), "model": "echo"}, PATH))
+        assert (answer.status, answer.json["error"]["param"]) == (400, "prompt")
 
 
 @pytest.mark.parametrize("fields", [{"prompt": ["a"]}, {"n": 2, "best_of": 2}, {"echo": False}, {"suffix": ""}])

@@ -16,7 +16,7 @@ from tests.edge.test_client import client
 from tests.edge.wire import ask, post
 from tests.flows import config
 from tests.http import serving
-from tests.servers import ScriptedBackend, says, whole
+from tests.servers import Exchange, ScriptedBackend, says, whole
 
 CONFIG = scripted_config()
 PATH = "/v1/embeddings"
@@ -159,6 +159,20 @@ async def test_the_model_is_renamed_where_the_route_says_so():
         answer = await ask(server.port, post({"model": "vectors", "input": "a"}, PATH))
         assert answer.json["model"] == "vectors"
         assert answer.json["data"] == listed([1.0])["data"]
+
+
+@pytest.mark.parametrize("rename", [False, True])
+async def test_a_backend_that_does_not_name_its_model(rename):
+    async def embeds(exchange: Exchange) -> None:
+        await says(whole({"model": "whatever", "embeddings": [[1.0]], "prompt_eval_count": 1}))(exchange)
+
+    async with ScriptedBackend(embeds) as backend:
+        address = backend.base_url.removesuffix("/v1")
+        ollama = {"name": "w", "kind": "ollama", "base_url": address, "model": "their-model", "health_interval_ms": 0}
+        routes = [{"name": "vectors", "worker": "w", "rename_model": rename}]
+        async with serving(config(workers=[ollama], routes=routes)) as server:
+            answer = await ask(server.port, post({"model": "vectors", "input": "a"}, PATH))
+    assert answer.json["model"] == ("vectors" if rename else "their-model")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """`POST /v1/messages` and `/v1/messages/count_tokens` over HTTP."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from pipeline.core.errors import Overloaded
+from pipeline.edge import messages_tokens
 from tests.edge.scripted import ScriptedWorker, scripted_config
 from tests.edge.wire import Answer, ask, connected, get, post
 from tests.http import Serving, serving
-from workers.base import Delta, DeltaBatch
+from workers.base import Delta, DeltaBatch, GenerationRequest
 from workers.errors import WorkerError, WorkerErrorKind
 
 CONFIG = scripted_config(max_body_bytes=10_000)
@@ -154,6 +156,55 @@ async def test_counting_tokens_is_no_prompt():
         assert await _counted(server, system="Be brief.") > plain
         assert await _counted(server, tools=[{"name": "weather", "input_schema": {"type": "object"}}]) > plain
         assert not server.books.opened
+
+
+class Counting(ScriptedWorker):
+    """Its server says what it is told to, or nothing for ever."""
+
+    def __init__(self, *answers: int | WorkerError | None) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    async def count_tokens(self, request: GenerationRequest) -> int | None:
+        self.requests.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, WorkerError):
+            raise answer
+        if answer is None:
+            await asyncio.Event().wait()
+        return answer
+
+
+async def test_who_serves_the_route_counts():
+    refusing = WorkerError(WorkerErrorKind.BAD_REQUEST, "no")
+    worker = Counting(4711, refusing, 4712)
+    tools = [{"name": "weather", "input_schema": {"type": "object"}}]
+    async with serving(CONFIG, workers={"said": worker}) as server:
+        assert await _counted(server, model="said", system="Be brief.", tools=tools) == 4711
+        (asked,) = worker.requests
+        assert (asked.messages[0].role, asked.messages[0].text) == ("system", "Be brief.")
+        body = json.loads(asked.body)
+        assert body["tools"][0]["function"]["name"] == "weather"
+        assert [message["role"] for message in body["messages"]] == ["system", "user"]
+        assert await _counted(server, model="said") == await _counted(server, model="echo")  # the estimate
+        assert await _counted(server, model="said") == 4712
+        assert not server.books.opened
+
+
+async def test_a_backend_that_does_not_say_in_time_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(messages_tokens, "_WITHIN", 0.02)
+    worker = Counting(None, 4711)
+    async with serving(CONFIG, workers={"said": worker}) as server:
+        estimate = await _counted(server, model="echo")
+        for _ in range(2):  # it is left alone for a while
+            assert await _counted(server, model="said") == estimate
+        assert len(worker.requests) == 1
+
+
+async def test_a_long_text_is_counted_too():
+    async with serving(scripted_config()) as server:
+        messages = [{"role": "user", "content": "word " * 50_000}]
+        assert 40_000 < await _counted(server, messages=messages) < 100_000
 
 
 async def _counted(server: Serving, **fields: Any) -> int:

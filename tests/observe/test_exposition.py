@@ -15,7 +15,7 @@ from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.ledger import Ledger, Living
 from pipeline.observe.metrics import ShardGauges, ShardMetrics
 from pipeline.stages.pump import STATIC
-from tests.observe.requests import COUNTED, ROUTES, complete, end, open_ticket, refusal
+from tests.observe.requests import COUNTED, ROUTES, complete, end, open_ticket, refusal, refuse
 from tests.observe.test_metrics import Busy, fail, small_pool
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
@@ -238,3 +238,41 @@ def test_nothing_ends_before_it_was_offered_even_while_a_shard_writes(layout):
     finally:
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
+
+
+ALERTS = re.findall(
+    r"^\| `([^`]+)` \| (.*) \|$", REFERENCE.read_text().partition("## What to alert on")[2], re.MULTILINE
+)
+
+
+def counts_in(expression: str, labels: dict[str, str]) -> bool:
+    """Whether the series of `headgate_requests_total` with these labels is one of those that an alert looks at."""
+    return any(
+        all(
+            (labels.get(label) == wanted) is (how == "=")
+            for label, how, wanted in re.findall(r'(\w+)(!?=)"(.*?)"', each)
+        )
+        for each in re.findall(r"headgate_requests_total\{(.*?)\}", expression)
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "told", "silent"),
+    [
+        (Reason.CIRCUIT_OPEN, "shards fail;", "lack of capacity"),
+        (Reason.QUEUE_FULL, "lack of capacity", "shards fail;"),
+    ],
+)
+def test_an_outage_is_not_taken_for_a_lack_of_capacity(layout, reason, told, silent):
+    """By the alerts that the documentation has."""
+    cells = block(layout)
+    refuse(ShardMetrics(layout, cells), 1.0, refusal(reason))
+    found = samples(exposition(layout, [cells], no_processes, "1"))
+    (ended,) = [
+        dict(labels) for (name, labels), number in found.items() if name == "headgate_requests_total" and number
+    ]
+    assert ended["reason"] == reason
+    (alert,) = [expression for expression, says in ALERTS if told in says]
+    assert counts_in(alert, ended)
+    (alert,) = [expression for expression, says in ALERTS if silent in says]
+    assert not counts_in(alert, ended)

@@ -63,10 +63,10 @@ async def keep(memory, house, monkeypatch, tmp_path):
     keepers: list[Keeper] = []
     files = {part: os.open("/dev/null", os.O_RDONLY) for part in ("config", "lock", "listener")}
 
-    def keep(name: str, *, timeout: float = 10.0, deaths: int = 10) -> Keeper:
+    def keep(name: str, *, timeout: float = 10.0, deaths: int = 10, vital: bool = True) -> Keeper:
         born = Inheritance(name, 0, os.getpid(), link=-1, memory=memory.descriptor, **files)
         limits = Limits(timeout, deaths)
-        keepers.append(Keeper("tests.process.children", lambda: born, ShardSeats(memory), limits, house))
+        keepers.append(Keeper("tests.process.children", lambda: born, ShardSeats(memory), limits, house, vital=vital))
         return keepers[-1]
 
     yield keep
@@ -149,6 +149,20 @@ async def test_a_child_that_says_why_is_believed_at_once(keep):
     with pytest.raises(StartError, match="The failing process cannot start: the store is broken"):
         await asyncio.wait_for(keeper.task, 5)
     assert keeper.restarts == 0
+
+
+async def test_what_two_children_say_in_the_same_words_the_third_would_say_too(keep):
+    """Where the daemon does without them."""
+    keeper = keep("failing", vital=False)
+    await until(lambda: keeper.state is State.GIVEN_UP)
+    assert (keeper.restarts, keeper.reason) == (1, "the store is broken")
+    assert not keeper.task.done()
+
+
+async def test_a_child_that_just_dies_is_tried_as_often_as_any(keep):
+    keeper = keep("dying", vital=False, deaths=3)
+    await until(lambda: keeper.state is State.GIVEN_UP)
+    assert keeper.restarts == 2
 
 
 async def test_a_refused_configuration_is_told_as_such(keep):

@@ -104,9 +104,11 @@ async def test_stops_when_it_is_told(writer):
         ticking.cancel()
 
 
-async def test_warns_of_a_worker_that_cannot_be_called():
+async def test_warns_of_a_worker_that_cannot_be_called_and_is_not_looked_at_again():
+    gone = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}
     workers = [
-        {"name": "gone", "kind": "openai", "base_url": "http://127.0.0.1:9/v1"},
+        gone | {"name": "gone", "health_interval_ms": 0},
+        gone | {"name": "watched"},
         {"name": "echo", "kind": "echo"},
     ]
     said: list[tuple[str, str]] = []

@@ -151,7 +151,7 @@ async def test_what_changed_since_it_was_read_is_noticed_although_nobody_looked(
 def test_the_files_of_a_configuration_are_all_that_a_reload_reads_again(tmp_path):
     names = ["cert.pem", "header", "key.pem", "prompt.j2", "secret", "token"]
     for name in [*names, "model.gguf"]:
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text("GGUF")
     file = tmp_path / "pipeline.toml"
     file.write_text(
         '[server]\ntls_certificate = "cert.pem"\ntls_key = "key.pem"\n[admin]\ntoken = "file:token"\n'

@@ -5,13 +5,13 @@ import asyncio
 
 import pytest
 
-from pipeline.core.errors import BackendFailed, BackendRefused, ContextLength
+from pipeline.core.errors import BackendFailed, BackendRefused, ContextLength, Overloaded
 from pipeline.core.outcomes import Reason
 from pipeline.stages.pump import STATIC
 from tests.flows import config, prompt, submit
 from tests.stages.pooled import Pools, failure, pooled, reason, sections, until, worker
 from workers.base import ChatMessage, Delta, DeltaBatch, EmbeddingRequest, Parameters, Usage
-from workers.errors import WorkerErrorKind
+from workers.errors import WorkerError, WorkerErrorKind
 
 DOWN = failure(WorkerErrorKind.AUTH, retryable=False)
 TOO_LONG = failure(WorkerErrorKind.CONTEXT_TOO_LONG, retryable=False)
@@ -200,3 +200,81 @@ async def test_what_the_next_worker_counts_is_not_the_first_one_s(pools: Pools):
         assert await sink.done() == "x"
         await until(lambda: not lane.inflight)
         assert lane.typical.tokens == 0.0
+
+
+# What a fallback cannot do is no fault of a request whose own worker is down.
+
+WRONG_HERE = [
+    failure(WorkerErrorKind.BAD_REQUEST, retryable=False),
+    TOO_LONG,
+    failure(WorkerErrorKind.CONTENT_FILTERED, retryable=False),
+]
+
+
+@pytest.mark.parametrize("error", WRONG_HERE, ids=lambda error: error.kind)
+async def test_what_a_fallback_refuses_goes_on_to_the_next(pools: Pools, error: WorkerError):
+    windows = {"a": 4000, "b": 4000, "c": 8000}
+    workers = [worker(name, context_tokens=tokens) for name, tokens in windows.items()]
+    async with pooled(*workers, fallback=["b", "c"]) as (pipeline, _):
+        pools["a"][0].usual, pools["b"][0].usual = [DOWN], [error]
+        _, sink = submit(pipeline)
+        assert await sink.done() == "c0"
+        pools["c"][0].usual = [error]
+        _, sink = submit(pipeline)
+        with pytest.raises(BackendFailed) as told:
+            await sink.done()
+        assert told.value.reason == "backend_auth"  # the first one's, not the last one's
+
+
+async def test_what_all_fallbacks_refuse_is_answered_by_the_static_answer(pools: Pools):
+    async with pooled(worker("a"), worker("b"), fallback=["b"], static_answer="Try later.") as (pipeline, _):
+        pools["a"][0].usual, pools["b"][0].usual = [DOWN], [WRONG_HERE[0]]
+        ticket, sink = submit(pipeline)
+        assert await sink.done() == "Try later."
+        assert ticket.reduced == (STATIC,)
+
+
+@pytest.mark.parametrize("more", [{}, {"static_answer": "Try later."}, {"fallback": ["b", "c"]}])
+@pytest.mark.parametrize("long", [300, 20_000])  # words; the longer ones are counted in a thread
+async def test_a_prompt_too_long_for_a_fallback_goes_on(pools: Pools, more: dict[str, object], long: int):
+    workers = [worker(name, context_tokens=tokens) for name, tokens in (("a", 90_000), ("b", 100), ("c", 80_000))]
+    async with pooled(*workers, **{"fallback": ["b"], **more}) as (pipeline, _):
+        pools["a"][0].usual = [DOWN]
+        ticket, sink = submit(pipeline, prompt("word " * long))
+        if not more:
+            with pytest.raises(BackendFailed) as told:
+                await sink.done()
+            assert told.value.reason == "backend_auth"
+        else:
+            assert await sink.done() == ("c0" if "fallback" in more else "Try later.")
+        assert not pools["b"][0].came
+        assert ticket.retries == 0
+
+
+async def test_a_fallback_that_was_chosen_at_the_door_is_one_as_well(pools: Pools):
+    breaking = {"breaker_failures": 1, "breaker_open_ms": 30_000}
+    async with pooled(worker("a", **breaking), worker("b", context_tokens=100, answer_tokens=16), fallback=["b"]) as (
+        pipeline,
+        _,
+    ):
+        pools["a"][0].usual = [DOWN]
+        _, sink = submit(pipeline)
+        assert await sink.done() == "b0"  # and opens the circuit
+        pools["b"][0].usual = [WRONG_HERE[0]]
+        for text in ("hello", "word " * 300):
+            ticket, sink = submit(pipeline, prompt(text))
+            with pytest.raises(Overloaded) as told:
+                await sink.done()
+            assert told.value.reason == Reason.CIRCUIT_OPEN
+            assert told.value.retry_after == pytest.approx(30.0, abs=3.0)
+            assert reason(ticket) is Reason.CIRCUIT_OPEN
+        assert len(pools["a"][0].came) == 1
+
+
+async def test_a_prompt_too_long_for_its_own_worker_stays_so(pools: Pools):
+    workers = [worker(name, context_tokens=tokens) for name, tokens in (("a", 4000), ("b", 4001))]
+    async with pooled(*workers, fallback=["b"], static_answer="Try later.") as (pipeline, _):
+        pools["a"][0].usual = [TOO_LONG]
+        _, sink = submit(pipeline, prompt("word " * 2700))
+        with pytest.raises(ContextLength):
+            await sink.done()

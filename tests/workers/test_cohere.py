@@ -41,6 +41,7 @@ async def test_texts_are_embedded_in_calls_of_so_many():
         assert isinstance(worker, EmbeddingWorker)
         answer = await worker.embed(EmbeddingRequest("req-1", "m", tuple(map(str, range(200))), purpose="document"))
     assert answer.vectors == tuple([(float(number), 0.5) for number in range(200)])
+    assert answer.model == "embed-v4.0"
     assert answer.usage.prompt_tokens == 200
     assert [(exchange.path, len(exchange.json["texts"])) for exchange in backend.exchanges] == [
         ("/v2/embed", 96),

@@ -88,11 +88,12 @@ START = adds("content-start", 0, content={"type": "text", "text": ""})
 def test_text_is_plain():
     batches, decoder = fed(wire(OPENING, START, text("Hel"), text("lo"), event("content-end", 0), ends()))
     (batch,) = batches
-    assert [(delta.text, delta.raw, delta.extra) for delta in batch.deltas] == [
-        ("Hel", b"", False),
-        ("lo", b"", False),
-        ("", b"", False),
+    assert [(delta.text, bool(delta.raw), delta.extra) for delta in batch.deltas] == [
+        ("Hel", True, False),  # which names the model
+        ("lo", False, False),
+        ("", False, False),
     ]
+    assert b'"delta":{"role":"assistant","content":"Hel"}' in batch.deltas[0].raw
     assert batch.deltas[-1].finish_reason == "stop"
     assert (batch.usage.prompt_tokens, batch.usage.completion_tokens) == (11, 4)
     assert decoder.done

@@ -108,6 +108,13 @@ async def test_a_server_that_does_not_tell_is_left_alone_for_a_while(answer: obj
     assert counter.asks
 
 
+async def test_a_request_that_cannot_be_counted_silences_nobody():
+    counter = Counter(ask=Server(WorkerError(WorkerErrorKind.BAD_REQUEST, "no such tool"), 9).count_tokens)
+    assert await counter.ask(REQUEST, 1.0) is None
+    assert counter.asks
+    assert await counter.ask(REQUEST, 1.0) == 9
+
+
 async def test_a_client_that_leaves_while_the_server_is_asked_silences_nobody():
     counter = Counter(ask=Server("hang").count_tokens)
     asking = asyncio.create_task(counter.ask(REQUEST, 10.0))
@@ -202,3 +209,10 @@ def test_without_the_package_it_says_how_to_get_it(tmp_path: Path, monkeypatch: 
     with pytest.raises(WorkerUnavailable, match=r"headgate\[tokenizers\]") as caught:
         load_tokenizer(tmp_path / "tokenizer.json")
     assert caught.value.key == "tokenizer"
+
+
+@pytest.mark.parametrize(("file", "found"), [("/dev/zero", "/dev/zero: is a device"), ("/", "/: is a directory")])
+def test_a_tokenizer_that_is_no_file(file, found):
+    with pytest.raises(WorkerUnavailable) as raised:
+        load_tokenizer(Path(file))
+    assert (raised.value.key, raised.value.found) == ("tokenizer", found)

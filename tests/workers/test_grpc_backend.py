@@ -91,6 +91,29 @@ async def test_an_answer_with_its_usage():
         assert (request.request_id, request.model, request.stream) == ("req-1", "asked-for", True)
 
 
+async def test_others_have_their_turn_within_one_large_message():
+    class Much:
+        async def generate(self, request):
+            yield DeltaBatch(tuple([Delta("x")] * 20_000))
+
+    async with calling(Much()) as (backend, _, _server), aclosing(backend.generate(ask())) as batches:
+        first = await anext(batches)
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        rest = [batch async for batch in batches]
+        task.cancel()
+    assert len(first.deltas) == 256
+    assert turns >= 20_000 // 256 - 1
+    assert len(first.deltas) + sum(len(batch.deltas) for batch in rest) == 20_000 + 1  # and the one with `stop`
+
+
 async def test_the_model_s_name_is_the_section_s():
     async with calling(model="real") as (backend, words, _):
         await told(backend, ask(body={"model": "route"}))

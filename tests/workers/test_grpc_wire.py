@@ -25,8 +25,8 @@ from workers.base import (
 from workers.errors import WorkerError, WorkerErrorKind
 from workers.grpc_wire import (
     MAX_MESSAGE,
-    batch_from,
     batch_to,
+    batches_from,
     count_from,
     count_to,
     description_from,
@@ -119,7 +119,20 @@ _batches = st.builds(
 
 @given(_batches)
 def test_a_batch_comes_out_as_it_went_in(batch):
-    assert plain(batch_from(batch_to(batch))) == plain(batch)
+    (one,) = batches_from(batch_to(batch))
+    assert plain(one) == plain(batch)
+
+
+@pytest.mark.parametrize("number", [255, 256, 257, 1000])
+def test_a_batch_of_many_deltas_comes_in_parts(number):
+    deltas = tuple([Delta(str(place)) for place in range(number)])
+    parts = list(batches_from(batch_to(DeltaBatch(deltas, Usage(1 << 40, 20_000_000), b"{}"))))
+    assert [delta.text for part in parts for delta in part.deltas] == [delta.text for delta in deltas]
+    assert max(len(part.deltas) for part in parts) <= 256
+    assert all(part.usage is None and not part.body for part in parts[:-1])
+    assert parts[-1].usage is not None
+    assert (parts[-1].usage.prompt_tokens, parts[-1].usage.completion_tokens) == (1 << 40, 20_000_000)
+    assert parts[-1].body == b"{}"
 
 
 def test_embeddings_come_out_as_they_went_in():
@@ -137,7 +150,7 @@ def test_counts_and_descriptions_come_out_as_they_went_in():
 
 @given(st.binary(max_size=40))
 def test_bytes_that_are_no_message_are_told_as_such(data):
-    for read in (batch_from, vectors_from, count_from, description_from, health_from):
+    for read in (batches_from, vectors_from, count_from, description_from, health_from):
         try:
             read(data)
         except WorkerError as error:

@@ -1,6 +1,7 @@
 """The `llama-cpp` worker with real processes that serve a tiny model."""
 
 import asyncio
+import json
 import os
 import signal
 from contextlib import aclosing
@@ -62,6 +63,8 @@ async def test_one_process_serves_what_any_openai_server_does(model, tmp_path, w
             assert len(answer.text.split()) == 12
             assert answer.reasons == {0: ["length"]}
             assert answer.usages[0].completion_tokens == 12
+            bodies = [batch.body for batch in answer.batches] + [delta.raw for delta in answer.deltas]
+            assert {json.loads(body)["model"] for body in bodies if body} == {"tiny"}  # its file is tiny.gguf
         answers = await asyncio.gather(*[told(worker, ask(f"w{n}", max_tokens=20)) for n in range(4 * SLOTS)])
         assert [answer.usages[0].completion_tokens for answer in answers] == [20] * 4 * SLOTS
         health = await worker.health()
@@ -88,6 +91,9 @@ async def test_a_model_for_embeddings_embeds(tmp_path, worker_for):
     worker = worker_for(given)
     async with serving(configured(tmp_path, given)) as models:
         await loaded(models)
+        body = b'{"model": "m", "input": ["w1 w2", "w3"]}'
+        listed = await worker.embed(EmbeddingRequest("r", "m", ("w1 w2", "w3"), body=body))
+        assert json.loads(listed.body)["model"] == "tiny"
         request = EmbeddingRequest("r", "m", ("w1 w2", "w3"))
         first, again = [(await worker.embed(request)).vectors for _ in range(2)]
         assert [len(vector) for vector in first] == [64, 64]
@@ -147,9 +153,10 @@ async def test_a_file_that_is_none(contents, reason, tmp_path, worker_for):
         path.write_bytes(contents)
     given = section(path)
     worker = worker_for(given)
-    async with serving(configured(tmp_path, given, restart_limit=2)) as models:
+    async with serving(configured(tmp_path, given, restart_limit=10)) as models:
         keeper = await kept(models)
         await until(lambda: keeper.state is State.GIVEN_UP)
+        assert keeper.restarts == 1  # what it says twice it would say for ever
         error = await refused(worker)
         assert reason in error.message
         assert (error.retryable, error.retry_after) == (False, None)

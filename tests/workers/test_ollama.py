@@ -34,6 +34,7 @@ async def test_texts_are_embedded_in_calls_of_so_many():
         assert isinstance(worker, EmbeddingWorker)
         answer = await worker.embed(EmbeddingRequest("req-1", "m", tuple(map(str, range(300))), purpose="query"))
     assert answer.vectors == tuple([(float(number), 0.5) for number in range(300)])
+    assert answer.model == "nomic-embed-text"
     assert answer.usage.prompt_tokens == 300
     assert [(exchange.path, len(exchange.json["input"])) for exchange in backend.exchanges] == [
         ("/api/embed", 256),

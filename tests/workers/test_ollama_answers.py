@@ -65,11 +65,12 @@ def fields_of(delta: Delta) -> dict:
 
 def test_text_is_plain():
     (batch,), decoder = fed(wire(frame("Hel"), frame("lo"), last()))
-    assert [(delta.text, delta.raw, delta.extra, delta.finish_reason) for delta in batch.deltas] == [
-        ("Hel", b"", False, None),
-        ("lo", b"", False, None),
-        ("", b"", False, "stop"),
+    assert [(delta.text, bool(delta.raw), delta.extra, delta.finish_reason) for delta in batch.deltas] == [
+        ("Hel", True, False, None),  # which names the model
+        ("lo", False, False, None),
+        ("", False, False, "stop"),
     ]
+    assert b'"delta":{"role":"assistant","content":"Hel"}' in batch.deltas[0].raw
     assert (batch.usage.prompt_tokens, batch.usage.completion_tokens) == (11, 4)
     assert decoder.done
 

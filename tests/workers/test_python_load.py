@@ -1,5 +1,6 @@
 """From the section of a `python` worker to the class; what is wrong is known before the first request."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -37,6 +38,31 @@ def made(word="f"):
 number = 5
 """
 
+ODD = """
+class Needs:
+    def __init__(self, name, *, size=1):
+        pass
+
+
+class Plain:
+    pass
+
+
+class Mute(BaseException):
+    def __str__(self):
+        raise self
+
+
+class Hostile:
+    def __init__(self):
+        raise Mute
+
+
+class Getter:
+    def __getattr__(self, name):
+        raise GeneratorExit
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -47,6 +73,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "own_broken.py").write_text("def f(:\n")
     (tmp_path / "own_raises.py").write_text("raise RuntimeError('at import')\n")
     (tmp_path / "own_exits.py").write_text("import sys\nsys.exit(4)\n")
+    (tmp_path / "own_interrupts.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "own_odd.py").write_text(ODD)
     (tmp_path / "own_needs.py").write_text("import package_that_nobody_has\n")
     (tmp_path / "own_package").mkdir()
     (tmp_path / "own_package" / "inner.py").write_text(GOOD)
@@ -74,6 +102,19 @@ async def test_a_class_of_the_working_directory(folder, name, options, text):
     await worker.aclose()
 
 
+async def test_the_section_s_folder_goes_before_the_working_directory(folder):
+    own = folder / "elsewhere"
+    own.mkdir()
+    (own / "own_good.py").write_text(GOOD.replace('"a"', '"elsewhere"'))
+    (own / "own_later.py").write_text("word = 'later'\n")
+    given = section("python", **{"class": "own_good:Good"}, folder=str(own))
+    worker = registry.build(given, resolve=str)
+    assert (await told(worker, ask())).text == "elsewhere"
+    assert sys.path[0] != str(own)  # nothing there takes the place of what is imported afterwards
+    assert importlib.import_module("own_later").word == "later"
+    await worker.aclose()
+
+
 async def test_what_is_installed_goes_before_the_working_directory(folder):
     (folder / "json.py").write_text(GOOD)
     with pytest.raises(WorkerUnavailable, match="json"):
@@ -88,7 +129,13 @@ async def test_what_is_installed_goes_before_the_working_directory(folder):
         ("own_good:Missing", {}, "class", "has no Missing", "Bad, Good, Without"),
         ("own_good:number", {}, "class", "is a int", "a class"),
         ("own_good:Without", {}, "class", "no method generate", "generate(self, request)"),
-        ("own_good:Good", {"size": 4}, "options", "size", "times=1"),
+        ("own_good:Good", {"size": 4}, "options.size", "unknown option 'size'", "Good takes word, times"),
+        ("own_good:made", {"a b": 4, "c": 5}, 'options."a b"', "unknown options 'a b', 'c'", "made takes word"),
+        ("own_odd:Needs", {}, "options", "no option 'name'", "Needs takes name, size"),
+        ("own_odd:Plain", {"text": 1}, "options.text", "unknown option 'text'", "none: Plain takes no options"),
+        ("own_odd:Hostile", {}, "class", "cannot be made: Mute", "code that runs"),
+        ("own_odd:Getter", {}, "class", "cannot be used: GeneratorExit", "code that runs"),
+        ("own_interrupts:A", {}, "class", "KeyboardInterrupt", "code that runs"),
         ("own_good:Bad", {}, "class", "ValueError: no model here", "code that runs"),
         ("own_good:Bad", {"word": "x"}, "options", "ValueError: no model here", "what the class takes"),
         ("own_broken:A", {}, "class", "SyntaxError", "code that runs"),

@@ -133,7 +133,18 @@ async def test_a_generate_that_is_no_generator():
 
 
 @pytest.mark.parametrize("plain", [True, False])
-@pytest.mark.parametrize("error", [ValueError("sk-1 secret"), SystemExit(3), StopIteration(), KeyError("sk-1")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("sk-1 secret"),
+        SystemExit(3),
+        StopIteration(),
+        KeyError("sk-1"),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        BaseException("sk-1"),
+    ],
+)
 async def test_other_exceptions_are_named_to_clients_and_told_to_the_log(plain, error):
     async def waiting(self, request):
         yield "a"
