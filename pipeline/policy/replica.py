@@ -39,6 +39,7 @@ class Replica:
         "breaker",
         "calls",
         "failures",
+        "fault",
         "healthy",
         "held_at",
         "held_until",
@@ -67,6 +68,7 @@ class Replica:
         self.slots: int | None = None
         self.calls = 0
         self.failures = 0
+        self.fault = ""  # what went wrong the last time, one of the kinds of errors
         self.well = False  # whether a call had its first delta since the last look
         self.answered_at = -inf  # when a call had its first delta last
         self.held_at = -inf  # when a call was last refused so that no more were to come,

@@ -133,6 +133,12 @@ class Backend:
         self.pool.retries += 1
         return seconds
 
+    def stuck(self, replica: Replica, now: float) -> None:
+        """Calls that hang there take the last places of the worker, while others answer. They would keep them until
+        they time out."""
+        replica.hold(None, now, now)
+        self.down(replica, now)
+
     def down(self, replica: Replica, now: float) -> None:
         """A replica says nothing any more: its calls that have no answer yet are made again where there is another one,
         as far as the budget goes."""

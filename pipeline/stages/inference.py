@@ -114,6 +114,9 @@ class InferenceStage(Stage[AssembleOutput, InferenceOutput]):
             own = [call for call in calls if call.lane is lane]
             unanswered = max([call.silence(now) for call in own], default=0.0)
             lane.tick([now - call.paced for call in own], unanswered, now)
+            if own and lane.inflight >= lane.limit:
+                for replica in {replica for call in own if (replica := call.stuck(now)) is not None}:
+                    own[0].backend.stuck(replica, now)
         for backend in self.backends.values():
             if backend.waiting:
                 backend.changed()  # time may have brought back a replica

@@ -73,7 +73,6 @@ class Pump(WatchedCall):
 
     __slots__ = (
         "_attempt",
-        "_backend",
         "_channel",
         "_clock",
         "_estimated",
@@ -84,6 +83,7 @@ class Pump(WatchedCall):
         "_stage",
         "_stalled",
         "_tried",
+        "backend",
         "lane",
         "paced",
         "running",
@@ -97,7 +97,7 @@ class Pump(WatchedCall):
         super().__init__(request.ticket, _tighter(backend.limits, request.gap_limit), now, request.deadline)
         self._stage = stage
         self._message = message
-        self._backend = backend
+        self.backend = backend
         self._clock = stage.clock
         self.lane = lane
         self.running = True  # the call holds its place at the worker
@@ -131,7 +131,7 @@ class Pump(WatchedCall):
             now = self._clock()
             elsewhere = any(not course.lane.reopens(now) for course in self._message.request.course.fallbacks)
             chance, latest = self._stage.chance(), self._latest()
-            wait = self._backend.again(error, self._tried, chance, now, latest, elsewhere=elsewhere, missed=missed)
+            wait = self.backend.again(error, self._tried, chance, now, latest, elsewhere=elsewhere, missed=missed)
             if wait is None:
                 self._give_up(translate(error), now)
                 return
@@ -143,7 +143,7 @@ class Pump(WatchedCall):
     def _unsaid(self) -> HeadgateError | None:
         """The refusal of a request that the worker's dialect has no words for."""
         request = self._message.request
-        worker: Any = self._backend.replicas[0]
+        worker: Any = self.backend.replicas[0]
         if request.native_only is None or (
             request.native_dialect in getattr(worker, "native_dialects", ()) and self._native()[0]
         ):
@@ -175,16 +175,14 @@ class Pump(WatchedCall):
             result = Result.OK
         except WorkerError as error:
             result, hold = _result(error)
-            return error
+            return self._blamed(error)
         except asyncio.CancelledError:
             stalled = self._broken_off()
             if stalled is None:
                 raise
             # A time-out may be its caller's.
             result = Result.ABANDONED if stalled.kind is WorkerErrorKind.TIMEOUT else Result.FAULT
-            if isinstance(stalled, BrokenOff):
-                self.paced = self._clock()
-            return stalled
+            return self._blamed(stalled)
         except Exception:
             result = Result.FAULT
             raise
@@ -198,7 +196,7 @@ class Pump(WatchedCall):
         now = self._clock()
         usage, first = self.ticket.usage, self._first_delta
         self.running = False
-        self._backend.calls -= 1
+        self.backend.calls -= 1
         prompt, tokens = self._message.prompt_tokens, self.ticket.chunks
         if self._moved:
             prompt = tokens = 0
@@ -258,10 +256,18 @@ class Pump(WatchedCall):
             self.waiting = True
             self.last = self._clock()
 
+    def _blamed(self, error: WorkerError) -> WorkerError:
+        """For the log of its circuit, should that open now."""
+        if self._attempt is not None:
+            self._attempt.replica.fault = str(error.kind)
+        return error
+
     def _broken_off(self) -> WorkerError | None:
         """The call was cancelled: why, where it was only this one attempt, and not the request that ended."""
         stalled = self._called_back()
         if stalled is not None and self.ticket.ending is None:
+            if isinstance(stalled, BrokenOff):
+                self.paced = self._clock()
             return stalled
         if self.ticket.ending is None and not self._channel.closed:  # the worker cancelled itself
             self.expire(translate(WorkerError(WorkerErrorKind.PROTOCOL, "the call was cancelled from within")))
@@ -276,14 +282,14 @@ class Pump(WatchedCall):
 
     async def _begin(self) -> ModelWorker:
         """Has the call booked at a replica. Raises `CircuitOpen`."""
-        attempt = await self._backend.place(self._message.request.session_id, self._tried, self._clock)
+        attempt = await self.backend.place(self._message.request.session_id, self._tried, self._clock)
         self._attempt = attempt
         self._tried = (*self._tried, attempt.replica)
-        backend = self._backend.current
-        if backend is not self._backend:  # since a reload
-            self._backend.calls -= 1
+        backend = self.backend.current
+        if backend is not self.backend:  # since a reload
+            self.backend.calls -= 1
             backend.calls += 1
-            self._backend = backend
+            self.backend = backend
         backend.unanswered[attempt] = self.leave
         if self._stalled is not None:  # the worker made another error of that
             self._called_back()
@@ -296,7 +302,7 @@ class Pump(WatchedCall):
         because it could not be made again."""
         if self.last is not None or self._stalled is not None or self.ticket.ending is not None:
             return False
-        if len(self._tried) > self._backend.retrying.attempts or self._clock() >= self._latest():
+        if len(self._tried) > self.backend.retrying.attempts or self._clock() >= self._latest():
             return False
         self._break_off(error)
         return True
@@ -308,7 +314,20 @@ class Pump(WatchedCall):
         if self.last is not None or attempt is None or self.since > now:
             return 0.0
         replica = attempt.replica
-        return 0.0 if replica.misses and self._backend.pool.another((replica,), now, free=False) else now - self.since
+        return 0.0 if replica.misses and self.backend.pool.another((replica,), now, free=False) else now - self.since
+
+    def stuck(self, now: float) -> Replica | None:
+        """The replica where it waits for a first delta, unusually long, while others answered and that one none."""
+        attempt = self._attempt
+        if self.last is not None or attempt is None or self.since > now:
+            return None
+        here, pool = attempt.replica, self.backend.pool
+        silent = now - max(self.since, here.answered_at)
+        if silent < _UNUSUAL_UNKNOWN or not any(
+            replica is not here and replica.answered_at > attempt.began for replica in pool.replicas
+        ):
+            return None
+        return here if silent >= self._unusual(now) else None
 
     def _break_off(self, error: WorkerError) -> None:
         if self.task is not None:
@@ -334,14 +353,14 @@ class Pump(WatchedCall):
                 result = Result.FAULT  # whoever gave up had waited for long enough
             elif last is None and now - max(since, attempt.replica.answered_at) >= self._unusual(now):
                 result = Result.LEFT
-        self._backend.ended(attempt, now, result, hold)
+        self.backend.ended(attempt, now, result, hold)
         if result is Result.PUSHED_BACK:
-            elsewhere = self._backend.pool.another((attempt.replica,), now, free=False)
+            elsewhere = self.backend.pool.another((attempt.replica,), now, free=False)
             self.lane.push_back(hold, self._inflight, now, since, elsewhere=elsewhere)
 
     def _patience(self) -> float:
         """Seconds without a delta after which it is the backend that is at fault, and not a caller in a hurry."""
-        limits = self._backend.limits
+        limits = self.backend.limits
         if self.last is not None:
             return limits.gap
         usual = self.lane.typical.first
@@ -350,7 +369,7 @@ class Pump(WatchedCall):
     def _unusual(self, now: float) -> float:
         """Seconds without a first delta that neither what is usual explains, nor how long the prompt is, nor what
         another one had to wait lately."""
-        typical, longest = self.lane.typical, self._backend.pool.longest(now)
+        typical, longest = self.lane.typical, self.backend.pool.longest(now)
         if not typical.first:
             return max(_UNUSUAL_UNKNOWN, longest)
         length = max(self._message.prompt_tokens / typical.tokens, 1.0) if typical.tokens else 1.0
@@ -397,9 +416,9 @@ class Pump(WatchedCall):
         ticket.first_delta = now - ticket.arrived
         ticket.service[Place.INFERENCE] = now - self.began
         if self._attempt is not None:  # else it is no backend's
-            self._backend.unanswered.pop(self._attempt, None)
+            self.backend.unanswered.pop(self._attempt, None)
             self._first_delta = now - self.since
-            self._backend.pool.answered(self._attempt, now)
+            self.backend.pool.answered(self._attempt, now)
             self.lane.answered(self._first_delta, message.prompt_tokens, self._inflight, now)
         if stage.trace is not None:
             stage.trace(ticket, Place.INFERENCE)
@@ -465,8 +484,9 @@ def _credible(usage: Usage) -> Usage:
     """What the backend says it counted, within what any model can count: quotas and averages rely on it."""
     if 0 <= usage.prompt_tokens <= _TOKENS_MAX and 0 <= usage.completion_tokens <= _TOKENS_MAX:
         return usage
-    prompt = min(max(usage.prompt_tokens, 0), _TOKENS_MAX)
-    return Usage(prompt, min(max(usage.completion_tokens, 0), _TOKENS_MAX), usage.raw)
+    prompt, completion = (min(max(n, 0), _TOKENS_MAX) for n in (usage.prompt_tokens, usage.completion_tokens))
+    cached, reasoning = min(usage.cached_tokens, prompt), min(usage.reasoning_tokens, completion)
+    return Usage(prompt, completion, usage.raw, cached, reasoning)
 
 
 def _tighter(limits: CallLimits, client: float | None) -> CallLimits:

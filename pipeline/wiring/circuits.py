@@ -23,7 +23,8 @@ class CircuitLog:
             self._open.discard(replica)
             _log.info("circuit_closed", worker=self._worker, replica=replica.name)
             return
-        told = {"failures": replica.failures, "wait_s": round(replica.breaker.wait(self._clock()), 3)}
+        wait = round(replica.breaker.wait(self._clock()), 3)
+        told = {"kind": replica.fault or "left", "failures": replica.failures, "wait_s": wait}
         if replica in self._open:
             _log.info("circuit_still_open", worker=self._worker, replica=replica.name, **told)
         else:

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.outcomes import Priority, Reason
+from pipeline.policy.breaker import BreakerRules
 from pipeline.policy.concurrency import FixedLimit
 from pipeline.policy.lane import Asker, Lane, Rules, Verdict
 from pipeline.policy.limits import TokenBucket
+from pipeline.policy.pool import Pool, PoolRules, Result
 from tests.policy.lane_simulation import Arrival, Simulation, merged, poisson
 
 CAPACITY = 80.0  # 8 slots of 100 ms
@@ -271,3 +273,23 @@ def test_no_class_starves_within_what_the_higher_ones_leave(seed, load, high):
     assert out.share(priority=Priority.CRITICAL) >= 0.97
     assert out.share(priority=Priority.NORMAL) >= 0.85
     assert out.served(priority=Priority.LOW)
+
+
+def test_who_was_let_in_before_replicas_were_lost_may_wait_that_much_longer():
+    pool = Pool(["one", "two"], PoolRules(False, 1, 0.0, BreakerRules(failures=1, open_s=60.0)))
+    lane: Lane[str] = Lane("w", FixedLimit(8), Rules(codel_interval=None))
+    lane.pool = pool
+    pool.on_change = lambda: lane.refit(100.0)
+    lane.refit(100.0)
+    lane.refit(200.0)
+    assert (lane.limit, lane.patience(0.5, now=200.0)) == (2, 0.5)
+    assert lane.drops(Priority.NORMAL, 0.9, 0.5, 200.0) is Reason.OVERDUE
+    attempt = pool.choose(None, 200.0)
+    assert attempt is not None
+    pool.on_change = lambda: lane.refit(200.0)
+    pool.ended(attempt, 200.0, Result.FAULT)
+    assert (lane.limit, lane.patience(0.5, now=200.1)) == (1, 1.0)
+    assert lane.drops(Priority.NORMAL, 0.9, 0.5, 200.1) is None
+    assert lane.drops(Priority.NORMAL, 1.2, 0.5, 200.1) is Reason.OVERDUE
+    assert lane.patience(0.5, now=230.0) == 0.5  # whoever came before has gone
+    assert lane.budget(0.5) == 0.5  # for newcomers nothing has changed

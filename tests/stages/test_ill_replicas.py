@@ -174,6 +174,25 @@ async def test_what_a_silent_replica_was_asked_is_asked_elsewhere(pools: Pools):
         await usual(pipeline, 5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [6, "adaptive"])
+async def test_a_replica_that_hangs_does_not_keep_all_places_of_the_worker(pools: Pools, limit: int | str):
+    """Nobody looks at it, and no caller leaves."""
+    async with pooled(worker(replicas=2, concurrency=limit, affinity=False)) as (pipeline, _):
+        pools["a"][0].usual = pools["a"][1].usual = [brief]
+        await closed_loop(pipeline, 60, 4)
+        pools["a"][1].usual = [asyncio.Event()]
+        pool = pipeline.flow.inference.backends["a"].pool
+        hung = pipeline.flow.lanes["a"].limit
+        pool.replicas[0].held_until = time.monotonic() + 0.2  # so that the other one gets them all
+        later = [submit(pipeline)[1] for _ in range(hung)]
+        await until(lambda: pools["a"][1].running == hung)
+        pool.replicas[0].answered_at = time.monotonic()
+        async with asyncio.timeout(4):
+            assert {await sink.done() for sink in later} == {"a0"}
+        assert pipeline.flow.lanes["a"].limit >= hung / 2
+
+
 async def test_only_what_can_be_made_again_is_broken_off(pools: Pools):
     async with pooled(worker("a", 2, affinity=False, retry_budget=0.02, concurrency=64)) as (pipeline, _):
         free = asyncio.Event()

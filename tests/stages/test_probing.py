@@ -156,7 +156,8 @@ async def test_after_stop_the_pool_is_told_nothing():
 
 
 @pytest.mark.parametrize("drawn", [0.0, 0.5, 0.999])
-async def test_looks_are_about_an_interval_apart(monkeypatch, drawn):
+@pytest.mark.parametrize(("well", "interval"), [(True, 10.0), (False, 1.0)])
+async def test_looks_are_about_an_interval_apart_and_a_failed_one_is_followed_soon(monkeypatch, drawn, well, interval):
     slept: list[float] = []
     done = asyncio.Event()
 
@@ -166,11 +167,11 @@ async def test_looks_are_about_an_interval_apart(monkeypatch, drawn):
         await asyncio.Event().wait()
 
     pool = Pool(["one"], RULES)
-    replicas = [Odd(lambda: Health(ok=True))]
+    replicas = [Odd(lambda: Health(ok=well))]
     prober = Prober("w", pool, replicas, 10.0, clock=time.monotonic, chance=lambda: drawn)
     with monkeypatch.context() as patched:
         patched.setattr(probing.asyncio, "sleep", sleep)
         prober.start()
         await done.wait()
     prober.stop()
-    assert slept == [pytest.approx(7.5 + 5.0 * drawn)]
+    assert slept == [pytest.approx(interval * (0.75 + 0.5 * drawn))]
