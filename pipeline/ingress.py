@@ -21,7 +21,7 @@ from pipeline.policy.lane import Asker, Decision, Lane, Verdict
 from pipeline.stages.backend import CircuitOpen
 from pipeline.stages.course import Course, Doorway
 from pipeline.stages.prompt import PromptPlan
-from pipeline.stages.pump import translate
+from pipeline.stages.verdicts import translate
 from workers.base import ChatMessage, EmbeddingRequest, NativeDialect, Parameters
 
 _GATE_SECONDS = 1.0  # how long after a refusal the head gate looks at requests

@@ -8,28 +8,25 @@ from typing import Any, Protocol
 
 from pipeline.core.deltas import DeltaChannel
 from pipeline.core.errors import (
-    BackendFailed,
     BackendRefused,
     BackendStalled,
-    ContentFiltered,
     ContextLength,
     DeadlineExceeded,
     HeadgateError,
     InvalidRequest,
-    Overloaded,
 )
 from pipeline.core.messages import AssembleOutput, InferenceOutput
-from pipeline.core.outcomes import Place, Reason
+from pipeline.core.outcomes import Place
 from pipeline.core.ports import Hooks
 from pipeline.core.ticket import STATIC, Ticket
-from pipeline.policy.admission import RETRY_AFTER_MIN
 from pipeline.policy.lane import Lane
 from pipeline.policy.pool import Attempt, Replica, Result
 from pipeline.stages.assemble import learn
-from pipeline.stages.backend import Backend, BrokenOff, CircuitOpen, embedded, missing
+from pipeline.stages.backend import Backend, BrokenOff, embedded, missing
 from pipeline.stages.base import Clock, Trace
 from pipeline.stages.course import Course
 from pipeline.stages.limits import CallLimits, WatchedCall
+from pipeline.stages.verdicts import credible, translate, verdict
 from workers.base import Delta, DeltaBatch, GenerationRequest, ModelWorker, NativeDialect, Usage
 from workers.errors import WorkerError, WorkerErrorKind
 
@@ -40,8 +37,6 @@ _UNUSUAL = 4.0  # times what is usual without a first delta, that several caller
 _UNUSUAL_LEAST = 0.5  # and seconds;
 _UNUSUAL_UNKNOWN = 1.0  # while nothing is known
 _STUBBORN = 1.0  # seconds in which a call that is broken off has to be over
-_TOO_MUCH = frozenset({WorkerErrorKind.RATE_LIMITED, WorkerErrorKind.OVERLOADED})
-_TOKENS_MAX = 10_000_000
 
 
 class CallingStage(Protocol):
@@ -174,7 +169,7 @@ class Pump(WatchedCall):
                 raise WorkerError(WorkerErrorKind.PROTOCOL, "the answer is empty", retryable=True)  # noqa: TRY301
             result = Result.OK
         except WorkerError as error:
-            result, hold = _result(error)
+            result, hold = verdict(error)
             return self._blamed(error)
         except asyncio.CancelledError:
             stalled = self._broken_off()
@@ -226,7 +221,7 @@ class Pump(WatchedCall):
         now = self._clock()
         ticket = self.ticket
         if batch.usage is not None:
-            ticket.usage = _credible(batch.usage)
+            ticket.usage = credible(batch.usage)
         if not batch.deltas:
             return True
         last, self.last = self.last, now
@@ -473,53 +468,7 @@ class Pump(WatchedCall):
         return request.native, request.native_dialect, old or not (course.filters or section.rename_model)
 
 
-def _result(error: WorkerError) -> tuple[Result, float | None]:
-    """What it says of the replica, and for how long that wants to be left alone."""
-    if error.kind in _TOO_MUCH:
-        return Result.PUSHED_BACK, error.retry_after
-    return Result.REFUSED if error.kind.of_request else Result.FAULT, None
-
-
-def _credible(usage: Usage) -> Usage:
-    """What the backend says it counted, within what any model can count: quotas and averages rely on it."""
-    if 0 <= usage.prompt_tokens <= _TOKENS_MAX and 0 <= usage.completion_tokens <= _TOKENS_MAX:
-        return usage
-    prompt, completion = (min(max(n, 0), _TOKENS_MAX) for n in (usage.prompt_tokens, usage.completion_tokens))
-    cached, reasoning = min(usage.cached_tokens, prompt), min(usage.reasoning_tokens, completion)
-    return Usage(prompt, completion, usage.raw, cached, reasoning)
-
-
 def _tighter(limits: CallLimits, client: float | None) -> CallLimits:
     if client is None:
         return limits
     return CallLimits(min(limits.first_delta, client), min(limits.gap, client), limits.total)
-
-
-def translate(error: WorkerError) -> HeadgateError:
-    """What a worker raised, as what the client is told."""
-    told = _told(error)
-    told.__cause__ = error
-    return told
-
-
-def _told(error: WorkerError) -> HeadgateError:
-    match error.kind:
-        case WorkerErrorKind.BAD_REQUEST:
-            return BackendRefused(f"The backend refused the request: {error.message}")
-        case WorkerErrorKind.CONTEXT_TOO_LONG:
-            return ContextLength(f"The backend refused the request: {error.message}", param="messages")
-        case WorkerErrorKind.CONTENT_FILTERED:
-            return ContentFiltered(f"The backend would not answer: {error.message}")
-    if isinstance(error, CircuitOpen):
-        return Overloaded(
-            f"The backend failed: {error.message}",
-            place=Place.INFERENCE.label,
-            reason=Reason.CIRCUIT_OPEN,
-            retry_after=max(error.retry_after or 0.0, RETRY_AFTER_MIN),
-        )
-    return BackendFailed(
-        f"The backend failed: {error.message}",
-        reason=f"backend_{error.kind}",
-        backend_status=error.status,
-        retry_after=error.retry_after,
-    )

@@ -9,12 +9,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.core.outcomes import Outcome, Place, Reason
+from pipeline.core.ticket import STATIC
 from pipeline.observe.books import book_lost
 from pipeline.observe.exposition import Exposition, ProcessFacts
 from pipeline.observe.layout import MetricsLayout
 from pipeline.observe.ledger import Ledger, Living
 from pipeline.observe.metrics import ShardGauges, ShardMetrics
-from pipeline.stages.pump import STATIC
 from tests.observe.requests import COUNTED, ROUTES, complete, end, open_ticket, refusal, refuse
 from tests.observe.test_metrics import Busy, fail, small_pool
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import BackendFailed, BackendRefused, ContextLength, Overloaded
 from pipeline.core.outcomes import Reason
-from pipeline.stages.pump import STATIC
+from pipeline.core.ticket import STATIC
 from tests.flows import config, prompt, submit
 from tests.stages.pooled import Pools, failure, pooled, reason, sections, until, worker
 from workers.base import ChatMessage, Delta, DeltaBatch, EmbeddingRequest, Parameters, Usage
