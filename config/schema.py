@@ -130,7 +130,7 @@ class PostStage(StageSection, frozen=True, kw_only=True):
 class StreamStage(StageSection, frozen=True, kw_only=True):
     capacity: Count = 256
     concurrency: Count = 1024  # answers being written at once
-    flush_ms: Annotated[int, Meta(ge=0, le=100)] = 5  # under load, what comes within so long goes out in one write
+    flush_ms: Annotated[int, Meta(ge=0, le=100)] = 8  # under load, what comes within so long goes out in one write
     flush_load: Share = 0.15  # from this share of its core in use on, a shard is under load
 
 

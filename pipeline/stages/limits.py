@@ -8,7 +8,8 @@ from typing import NamedTuple
 from pipeline.core.errors import BackendStalled, DeadlineExceeded, HeadgateError
 from pipeline.core.ticket import Ticket
 
-SWEEP_SECONDS = 0.02  # how late a limit may be noticed
+SWEEP_SECONDS = 0.02  # how late a limit may be noticed, while there are few calls
+_SWEEP_MOST = 0.1  # and at most: of many, a thousand are looked at a second
 
 
 class CallLimits(NamedTuple):
@@ -98,7 +99,7 @@ class Watch:
             self._arm()
 
     def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        self._timer = asyncio.get_running_loop().call_later(min(max(SWEEP_SECONDS, 0.001 * len(self.calls)), _SWEEP_MOST), self._sweep)
 
 
 def _stalled(what: str) -> BackendStalled:
