@@ -9,7 +9,8 @@ from pipeline.core.errors import BackendStalled, DeadlineExceeded, HeadgateError
 from pipeline.core.ticket import Ticket
 
 SWEEP_SECONDS = 0.02  # how late a limit may be noticed, while there are few calls
-_SWEEP_MOST = 0.1  # and at most: of many, a thousand are looked at a second
+_SWEEP_MOST = 0.1  # and at most, for each of many adds
+_SWEEP_EACH = 0.001
 
 
 class CallLimits(NamedTuple):
@@ -67,7 +68,7 @@ class WatchedCall:
 
 
 class Watch:
-    """Looks at all calls under way every `SWEEP_SECONDS`, and sleeps while there is none.
+    """Looks at all calls under way every `SWEEP_SECONDS`, less often where there are many, and sleeps while there is none.
 
     A timer per call would cost more than most of what else is done for a request; most calls end before they are looked
     at once.
@@ -99,7 +100,8 @@ class Watch:
             self._arm()
 
     def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(min(max(SWEEP_SECONDS, 0.001 * len(self.calls)), _SWEEP_MOST), self._sweep)
+        seconds = min(max(SWEEP_SECONDS, _SWEEP_EACH * len(self.calls)), _SWEEP_MOST)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._sweep)
 
 
 def _stalled(what: str) -> BackendStalled:
