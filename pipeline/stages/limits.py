@@ -68,7 +68,7 @@ class WatchedCall:
 
 
 class Watch:
-    """Looks at all calls under way every `SWEEP_SECONDS`, less often where there are many, and sleeps while there is none.
+    """Looks at all calls under way every `SWEEP_SECONDS`, less often where there are many, not at all where none is.
 
     A timer per call would cost more than most of what else is done for a request; most calls end before they are looked
     at once.
