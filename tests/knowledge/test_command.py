@@ -208,10 +208,11 @@ def test_at_a_terminal_it_shows_progress_and_an_interrupt_is_honest(here: Path):
 
 
 def test_a_worker_embeds_what_is_ingested():
-    docs = DOCS.replace('"lexical"', '"echo"\ndimension = 64')
+    docs = DOCS.replace('"lexical"', '"echo"\ndimension = 64\ntimeout_ms = 30000')
     Path("pipeline.toml").write_text(CONFIG + docs)
-    assert run("texts").stdout.startswith("docs: 3 added")
-    Path("pipeline.toml").write_text(CONFIG + docs.replace("64", "65"))
+    made = run("texts")
+    assert made.stdout.startswith("docs: 3 added"), made.stderr
+    Path("pipeline.toml").write_text(CONFIG + docs.replace("= 64", "= 65"))
     result = run("texts")
     assert result.exit_code == 1
     assert "echo.echo.64" in result.stderr
