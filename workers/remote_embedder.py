@@ -125,6 +125,7 @@ class RemoteEmbedder:
         return None if query and error.retry_after > longest else min(error.retry_after, longest) + drawn
 
     async def _once(self, texts: list[str], *, query: bool) -> list[list[float]]:
+        asked = self._shortens  # others embed at the same time, and may find it out first
         try:
             answer = await self._call(texts, query=query)
         except WorkerError as error:
@@ -132,7 +133,7 @@ class RemoteEmbedder:
                 raise
             await self._renew()
             answer = await self._call(texts, query=query)
-        if not self._shortens and any(len(vector) != self.dimension for vector in answer.vectors):
+        if not asked and any(len(vector) != self.dimension for vector in answer.vectors):
             self._shortens = True
             answer = await self._call(texts, query=query)
         return self._checked(answer, len(texts))
