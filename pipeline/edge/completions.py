@@ -4,23 +4,21 @@ Behind a backend that has the same endpoint, request and answer pass as they are
 prompt is what its one user says.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from multidict import MultiMapping
 
-from config.schema import RouteSection
-from pipeline.core.errors import HeadgateError, InvalidRequest
+from pipeline.core.errors import InvalidRequest
 from pipeline.core.ticket import Ticket
-from pipeline.edge import decode, head, sse
+from pipeline.edge import decode, head
 from pipeline.edge.call import Call
 from pipeline.edge.completions_answers import TextAnswering
 from pipeline.edge.completions_chunks import TextEncoder
 from pipeline.edge.completions_sinks import OnlyNative, WholeText
 from pipeline.edge.completions_types import PROMPTS_MAX, CompletionBody
-from pipeline.edge.errors import InvalidType, error_json
-from pipeline.edge.forward import Routing, text_of
+from pipeline.edge.errors import InvalidType
+from pipeline.edge.openai import OpenAIRouting
 from pipeline.edge.sinks import EventSink, HttpSink
 from pipeline.ingress import Prompt
 from workers.base import ChatMessage, Parameters
@@ -31,36 +29,10 @@ _CHOICES_MAX = 1024  # over all prompts
 _OWN = ("prompt", "best_of", "echo", "logprobs", "suffix")  # fields that a chat does not have, or means otherwise
 
 
-class _Routing(msgspec.Struct, frozen=True):
-    """Types are not checked: whoever serves the request will."""
-
-    model: Any = None
-    prompt_cache_key: Any = None
-    stream: Any = None
-
-
-_decode_routing = msgspec.json.Decoder(_Routing).decode
-
-
-class CompletionDialect:
-    """`POST /v1/completions`. `routes` are the server's, by name."""
+class CompletionDialect(OpenAIRouting):
+    """`POST /v1/completions`."""
 
     path = "/v1/completions"
-
-    def __init__(self, routes: Mapping[str, RouteSection]) -> None:
-        self._routes = routes
-
-    def routing(self, headers: MultiMapping[str], body: bytes) -> Routing:
-        """See `pipeline.edge.exchange.Dialect`."""
-        try:
-            fields = _decode_routing(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return Routing(session_id=head.session_id(headers))
-        session = head.session_id(headers) or text_of(fields.prompt_cache_key)
-        return Routing(text_of(fields.model), session, stream=fields.stream is True)
-
-    def broken(self, error: HeadgateError) -> bytes:
-        return sse.data(error_json(error))
 
     def __call__(self, call: Call, ticket: Ticket, body: bytes) -> tuple[Prompt, HttpSink]:
         """Raises `InvalidRequest`."""

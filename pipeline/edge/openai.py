@@ -34,10 +34,8 @@ class _Routing(msgspec.Struct, frozen=True):
 _decode_routing = msgspec.json.Decoder(_Routing).decode
 
 
-class ChatDialect:
-    """`POST /v1/chat/completions`. `routes` are the server's, by name."""
-
-    path = "/v1/chat/completions"
+class OpenAIRouting:
+    """What OpenAI's dialects have in common. `routes` are the server's, by name."""
 
     def __init__(self, routes: Mapping[str, RouteSection]) -> None:
         self._routes = routes
@@ -53,6 +51,12 @@ class ChatDialect:
 
     def broken(self, error: HeadgateError) -> bytes:
         return sse.data(error_json(error))
+
+
+class ChatDialect(OpenAIRouting):
+    """`POST /v1/chat/completions`."""
+
+    path = "/v1/chat/completions"
 
     def __call__(self, call: Call, ticket: Ticket, body: bytes) -> tuple[Prompt, HttpSink]:
         """Raises `InvalidRequest`."""
