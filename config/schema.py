@@ -20,6 +20,13 @@ Name = Annotated[
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:%-]+(?!\n)$", description="an IP address or a host name")]
 Folder = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]+(?!\n)$", description="the path of a folder")]
 File = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]+(?!\n)$", description="the path of a file")]
+AllowedHost = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?:(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?!\n)$",
+        description="a host name, *. before one for all under it, or an IP address; then a port, for that one only",
+    ),
+]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
@@ -468,6 +475,31 @@ class LoggingSection(Section, frozen=True, kw_only=True):
     refusals_per_s: Annotated[int, Meta(ge=0, le=1_000_000)] = 10  # lines for each reason, in each shard
 
 
+class WorkflowsSection(Section, frozen=True, kw_only=True):
+    """Declared workflows and their runs. Limits of steps and runs at once are each shard's own."""
+
+    enabled: bool = True
+    journal: Literal["sqlite", "memory"] = "sqlite"
+    journal_file: File | None = None  # None: workflows.db in server.data_dir
+    synchronous: Literal["normal", "full"] = "normal"
+    max_runs: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000  # that have not ended; more are refused
+    max_executing: Count = 2000  # runs under way at once; more are pending
+    max_steps: Count = 1024  # steps under way at once
+    max_steps_per_run: Count = 64
+    type_limits: dict[str, Count] = field(default_factory=dict)  # steps under way at once, by type
+    run_timeout_ms: MillisecondsOrNever = 3_600_000  # of runs whose workflow says nothing; 0: none
+    step_timeout_ms: MillisecondsOrNever = 600_000  # of attempts of steps that say nothing; 0: none
+    lease_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 10_000
+    retention_hours: Annotated[int, Meta(ge=0, le=87_600)] = 168  # 0: for good
+    max_value_bytes: Bytes = 16_777_216  # of what one step comes to, as JSON
+    inline_value_bytes: Bytes = 4096  # larger values are stored apart, and once
+    template_max_chars: Count = 1_000_000
+    template_timeout_ms: Milliseconds = 1000
+    hosts: list[AllowedHost] = field(default_factory=list)
+    files_dir: Folder | None = None
+    action_timeout_ms: Milliseconds = 30_000
+
+
 class Config(Section, frozen=True, kw_only=True):
     server: ServerSection = ServerSection()
     admin: AdminSection = AdminSection()
@@ -475,6 +507,7 @@ class Config(Section, frozen=True, kw_only=True):
     admission: AdmissionSection = AdmissionSection()
     knowledge: KnowledgeSection = KnowledgeSection()
     logging: LoggingSection = LoggingSection()
+    workflows: WorkflowsSection = WorkflowsSection()
     workers: Annotated[list[AnyWorker], Meta(min_length=1, max_length=1000)]
     routes: Annotated[list[RouteSection], Meta(min_length=1, max_length=1000)]
     collections: list[CollectionSection] = field(default_factory=list)
