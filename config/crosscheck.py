@@ -28,6 +28,7 @@ from config.schema import (
 )
 from config.schema import WorkerSection as Worker
 from config.worker_checks import WorkerChecks
+from config.workflow_checks import WorkflowChecks
 
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_PEM_BYTES = 1 << 20
@@ -61,6 +62,7 @@ class Crosscheck(Checks):
         self._at_most(("server", "stall_ms"), ("server", "blocked_ms"))
         self._tls(("server",))
         self._admin()
+        WorkflowChecks(self._config, self._folder, self._findings).run()
         workers = WorkerChecks(self._config, self._folder, self._findings)
         for index, worker in enumerate(self._config.workers):
             workers.run(worker, ("workers", index))

@@ -68,6 +68,7 @@ APPLIES_LIVE: Mapping[str, bool] = {
     "logging.format": False,
     "logging.prompts": False,
     "logging.refusals_per_s": False,
+    "workflows": False,
     "workers": True,
     "routes": True,
     "collections": False,

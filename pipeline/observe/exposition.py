@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.core.outcomes import OUTCOME_OF, Place, Reason
 from pipeline.observe.books import by_class, endings, offered, present_replicas, still_open, unrouted
-from pipeline.observe.layout import CLASSES, STEPS, UNROUTED, HistogramCells
+from pipeline.observe.layout import CLASSES, RUN_ENDS, STEP_ENDS, STEPS, UNROUTED, HistogramCells
 from pipeline.observe.ledger import Ledger
 from pipeline.observe.procfs import usage
 from pipeline.observe.usage import UsageTable
@@ -78,6 +78,7 @@ class Exposition(Collector):
         yield from self._answers(cells)
         yield from self._workers(blocks, cells)
         yield from self._replicas(blocks, cells)
+        yield from self._workflows(cells)
         yield from self._shards(shards)
         yield from self._of_processes()
         yield from usage_families(self._usage)
@@ -195,6 +196,31 @@ class Exposition(Collector):
             calls.add_metric(label, cells[where.calls])
             failures.add_metric(label, cells[where.failures])
         yield from (state, healthy, inflight, calls, failures)
+
+    def _workflows(self, cells: list[int]) -> Iterator[Metric]:
+        counts, gauges = self._layout.workflow_counts, self._layout.workflow_gauges
+        runs = _counter("workflow_runs", "Runs of workflows that ended, by how.", "state")
+        steps = _counter("workflow_steps", "Steps of runs that ended, by how.", "state")
+        for family, prefix, ends in ((runs, "runs", RUN_ENDS), (steps, "steps", STEP_ENDS)):
+            for state in ends:
+                family.add_metric([state], cells[counts[f"{prefix}_{state}"]])
+        yield from (runs, steps)
+        for name, family in (
+            ("runs_started", _counter("workflow_runs_started", "Runs that were made.")),
+            ("runs_resumed", _counter("workflow_runs_resumed", "Runs taken up after a process had ended.")),
+            ("steps_retried", _counter("workflow_steps_retried", "Attempts of steps after a failed one.")),
+            ("steps_postponed", _counter("workflow_steps_postponed", "Times that a shed step began to wait.")),
+            ("journal_failures", _counter("workflow_journal_failures", "Times that the journal could not be reached.")),
+        ):
+            family.add_metric([], cells[counts[name]])
+            yield family
+        for name, now in (
+            ("runs_executing", _gauge("workflow_runs_executing", "Runs under way.")),
+            ("steps_running", _gauge("workflow_steps_running", "Steps under way.")),
+            ("steps_queued", _gauge("workflow_steps_queued", "Steps that wait for a place.")),
+        ):
+            now.add_metric([], cells[gauges[name]])
+            yield now
 
     def _shards(self, shards: dict[int, list[int]]) -> Iterator[Metric]:
         connections = _gauge("connections", "Open client connections.", "shard")

@@ -17,6 +17,20 @@ PLACES = tuple(Place)
 REASONS = tuple(Reason)
 OUTCOMES = tuple(Outcome)
 CLASSES = tuple(priority.label for priority in Priority)
+# What the workflow engine says of itself (`pipeline.workflow.engine.Engine.stats`): counts since it began, then what is
+# now.
+RUN_ENDS = ("completed", "partial", "failed", "cancelled")
+STEP_ENDS = ("completed", "skipped", "failed")
+WORKFLOW_COUNTS = (
+    "runs_started",
+    "runs_resumed",
+    *(f"runs_{state}" for state in RUN_ENDS),
+    *(f"steps_{state}" for state in STEP_ENDS),
+    "steps_retried",
+    "steps_postponed",
+    "journal_failures",
+)
+WORKFLOW_GAUGES = ("runs_executing", "steps_running", "steps_queued")
 STEPS = ("fewer_passages", "shorter_answer")  # of degrading, as the configuration calls them
 
 # Upper bounds of buckets, in seconds.
@@ -271,6 +285,8 @@ class MetricsLayout:
         self.stalls = first.take()
         self.relayed = first.take()
         self.sessions = first.take()
+        self.workflow_counts = {name: first.take() for name in WORKFLOW_COUNTS}
+        self.workflow_gauges = {name: first.take() for name in WORKFLOW_GAUGES}
         self.lag = first.histogram(LAG_BOUNDS)
         self.stages = {place: first.stage() for place in STAGES}
         self.classes = {name: first.take(len(OUTCOMES)) for name in (*CLASSES, UNCLASSED)}
@@ -314,7 +330,8 @@ class MetricsLayout:
         """The cells that tell what is now, not what has been: meaningless once their shard is dead."""
         stages = [cell for s in self.stages.values() for cell in (s.depth, s.capacity, s.active)]
         workers = [cell for worker in self.workers.values() for cell in worker.gauges()]
-        return [self.connections, self.tasks, self.sessions, *stages, *workers]
+        workflows = self.workflow_gauges.values()
+        return [self.connections, self.tasks, self.sessions, *workflows, *stages, *workers]
 
     def _unknown(self, step: Counted) -> Counted:
         """The routes that are not known, or not with all these workers, each with those that are new to it; and the

@@ -257,6 +257,13 @@ class ShardGauges:
         self._cells[self._layout.sessions] = owned
         self._cells[self._layout.relayed] = relayed
 
+    def workflows(self, stats: Mapping[str, int]) -> None:
+        """What the engine says of itself."""
+        for name, cell in self._layout.workflow_counts.items():
+            self._follow(cell, stats.get(name, 0))
+        for name, cell in self._layout.workflow_gauges.items():
+            self._cells[cell] = stats.get(name, 0)
+
     def tasks(self, number: int) -> None:
         self._cells[self._layout.tasks] = number
 

@@ -25,7 +25,7 @@ configurations = st.builds(Counted, shares, shares)
 def cells_of(layout: MetricsLayout) -> list[int]:
     """Every cell that means something, as often as it does."""
     used = [layout.opened, layout.connections, layout.lines_dropped, layout.tasks, layout.stalls]
-    used += [layout.relayed, layout.sessions]
+    used += [layout.relayed, layout.sessions, *layout.workflow_counts.values(), *layout.workflow_gauges.values()]
     histograms = [layout.lag]
     for stage in layout.stages.values():
         used += stage[:6]
