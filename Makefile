@@ -89,6 +89,7 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks.shards
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.pools
+	$(BIN)/python -m benchmarks.workflows
 
 bench-overload: $(DEV)
 	$(BIN)/python -m benchmarks.overload --json bench-results/overload.json --html bench-results/overload.html

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "status": "pipeline.operate.command",
     "usage": "pipeline.operate.usage",
     "workers": "pipeline.operate.workers",
+    "workflow": "pipeline.operate.workflow.command",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.pools import circuit, failures, spread
-from benchmarks.pools.rows import Row, show
+from benchmarks.rows import Row, show
 from benchmarks.servers import environment, write_json
 
 
@@ -34,7 +34,7 @@ def main() -> int:
         if not arguments.only or name in arguments.only:
             console.print(f"measuring: {name}")
             rows += measure()
-    show(console, rows)
+    show(console, "Pools of replicas", rows)
     write_json(arguments.json, {"environment": environment(), "figures": [r._asdict() | {"met": r.met} for r in rows]})
     console.print(f"written to {arguments.json}")
     return 0 if all(row.met for row in rows) else 1

@@ -7,7 +7,7 @@ import uvloop
 
 from benchmarks.pools.backends import failing, seen
 from benchmarks.pools.clients import Clients, Done
-from benchmarks.pools.rows import Row
+from benchmarks.rows import Row
 from benchmarks.servers import headgate
 
 REQUESTS, THRESHOLD = 50, 5

@@ -10,7 +10,7 @@ import uvloop
 
 from benchmarks.pools.backends import Replicas, failing, seen, simulated
 from benchmarks.pools.clients import Clients, Done, refusals
-from benchmarks.pools.rows import Row
+from benchmarks.rows import Row
 from benchmarks.servers import headgate
 from benchmarks.service import Service
 

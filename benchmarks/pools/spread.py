@@ -11,7 +11,7 @@ import uvloop
 
 from benchmarks.pools.backends import Replicas, simulated
 from benchmarks.pools.clients import RUN, Clients, Done, refusals
-from benchmarks.pools.rows import Row
+from benchmarks.rows import Row
 from benchmarks.servers import headgate
 from benchmarks.service import Service
 from pipeline.policy.choice import replica_seed, scores

@@ -17,7 +17,7 @@ from pipeline.edge.accepting import Acceptor
 from pipeline.edge.body import BodyReader
 from pipeline.edge.call import Edge
 from pipeline.edge.dialects import dialects
-from pipeline.edge.dispatch import Dispatcher, Handler
+from pipeline.edge.dispatch import ANY, Dispatcher, Handler
 from pipeline.edge.exchange import Dialect, Exchange
 from pipeline.edge.forward import Alone, Asked, Peers
 from pipeline.edge.gate import HeadGate
@@ -26,17 +26,20 @@ from pipeline.edge.openapi import describe
 from pipeline.edge.operations import OperationsHandlers
 from pipeline.edge.protocol import LINGER_S, Connection, ConnectionServer, Limits, Refusal
 from pipeline.edge.relayed import Back, RelayedCall
+from pipeline.edge.workflows import WorkflowHandlers
 from pipeline.ingress import Ingress
+from pipeline.workflow.service import Service
 from workers.tokens import estimate
 
 FIRST_REQUEST_GRACE_S = 0.25  # at drain, for connections that were made just before
 _CLOSING_S = 0.002  # a turn of the event loop or two
 STOP_GRACE_S = 1.0  # for the last answers to be written
+_NO_PROMPTS = (b"POST /v1/workflows", b"POST /v1/runs")
 
 
 class EdgeServer:
     """Serves HTTP in front of an ingress; to be made on its event loop. `shard` is shown in every answer; without
-    `head_gate` every request is read before it is refused.
+    `head_gate` every request is read before it is refused; without `workflows` there are none.
 
     start → stop_accepting → drain → stop; the latter three may be called in any state and more than once.
     """
@@ -50,6 +53,7 @@ class EdgeServer:
         shard: int = 0,
         head_gate: bool = True,
         peers: Peers | None = None,
+        workflows: Service | None = None,
     ) -> None:
         self._ingress = ingress
         self._peers = peers = peers or Alone()
@@ -60,7 +64,11 @@ class EdgeServer:
         self._exchange = Exchange(ingress, self._bodies, peers)
         self._dialects = dialects(ingress.routes)
         counter = TokenCounter(ingress, self._bodies, estimate)
-        handlers = _handlers(ingress, operations, self._exchange, self._dialects, counter)
+        self._workflows = WorkflowHandlers(workflows, ingress, self._bodies, peers)
+        handlers = {
+            **_handlers(ingress, operations, self._exchange, self._dialects, counter),
+            **{(ANY, path): self._workflows.handle for path in self._workflows.paths},
+        }
         self._gate: HeadGate | None = None
         if head_gate:
             self._gate = HeadGate(ingress, server, self._dialects, self._new_id, shard=shard, peers=peers)
@@ -107,7 +115,8 @@ class EdgeServer:
     ) -> tuple[RelayedCall, Coroutine[Any, Any, None]]:
         """A request that another shard accepted, and its handling (see `Exchange.relayed`)."""
         call = RelayedCall(number, asked, accepted_by, back, self._edge)
-        return call, self._exchange.relayed(call, self._dialects[asked.path])
+        dialect = self._dialects.get(asked.path)
+        return call, self._workflows.relayed(call) if dialect is None else self._exchange.relayed(call, dialect)
 
     def adopt(self, sock: socket.socket) -> None:
         """Goes on with a connection that another process has surrendered."""
@@ -133,7 +142,8 @@ class EdgeServer:
         self._edge.draining = True
 
     def leave(self) -> None:
-        """Accepts no more; what the kernel has made already others accept."""
+        """Accepts no more; what the kernel has made already others accept. Who watches a run is to come back."""
+        self._workflows.leave()
         if self._listener is not None and self._backlog is not None:
             self._listener.close()
             self._backlog.close()
@@ -150,9 +160,10 @@ class EdgeServer:
         self._listener = self._backlog = None
 
     async def drain(self) -> None:
-        """Closes idle connections; open answers go on, and theirs close after them. A connection that has brought no
-        request yet gets a moment to do so: its client may be about to."""
+        """Closes idle connections; open answers go on, but for those that could go on for days, and theirs close after
+        them. A connection that has brought no request yet gets a moment to do so: its client may be about to."""
         self._edge.draining = True
+        self._workflows.leave()
         await self._arrived()
         self._close_idle(fresh=False)
         if any(self._idle(fresh=True)):
@@ -200,6 +211,7 @@ class EdgeServer:
     async def stop(self) -> None:
         """Ends what is left: bodies that are still arriving are refused, answers get a moment to be written."""
         self.stop_accepting()
+        self._workflows.close()
         await self.drain()
         self._edge.stopping = True
         self._bodies.interrupt(Cancelled("The server is shutting down", reason=Reason.SHUTDOWN, retry_after=1.0))
@@ -233,7 +245,7 @@ class EdgeServer:
 
     def _count_refused(self, data: bytes) -> None:
         """A prompt that found no connection is a request like any other, and shed."""
-        if data.startswith(b"POST /v1/"):
+        if data.startswith(b"POST /v1/") and not data.startswith(_NO_PROMPTS):
             self._ingress.reject(self._ingress.open(self._new_id()), self._limits.too_many)
 
 

@@ -13,6 +13,8 @@ from pipeline.edge.call import Edge
 from pipeline.edge.errors import UnknownPath, WrongMethod
 from pipeline.edge.replies import HttpCall, Reply, refusal
 
+ANY = "*"
+
 Handler = Callable[[HttpCall], Awaitable[web.StreamResponse]]
 
 _log = structlog.get_logger("headgate.edge")
@@ -20,7 +22,8 @@ _log = structlog.get_logger("headgate.edge")
 
 class Dispatcher:
     """`handlers` by method and path; a path that ends with a slash stands for all that begin with it. HEAD is answered
-    where GET is, OPTIONS everywhere. `shard` is shown in every answer."""
+    where GET is, OPTIONS everywhere; what has `ANY` method answers all of them itself. `shard` is shown in every
+    answer."""
 
     def __init__(
         self, edge: Edge, handlers: Mapping[tuple[str, str], Handler], new_id: Callable[[], str], *, shard: int
@@ -67,6 +70,8 @@ class Dispatcher:
                 served = ""  # nothing after the slash
             elif path.startswith(prefix):
                 served = prefix
+        if (ANY, served) in self._handlers:
+            return self._handlers[ANY, served]
         allowed = sorted({method for method, known in self._handlers if known == served})
         method = "GET" if request.method == "HEAD" else request.method
         if method in allowed:

@@ -29,7 +29,8 @@ _HEADERS = tuple((str(name), name) for name in (head.SESSION_ID, head.TIMEOUT, h
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
-    """A request as one shard hands it to another. `arrived` is on the monotonic clock, which all processes share."""
+    """A request as one shard hands it to another. `arrived` is on the monotonic clock, which all processes share.
+    `path` of what is not a prompt is method, path and query: `GET /v1/runs/x/events?after=3`."""
 
     path: str
     request_id: str
@@ -79,6 +80,11 @@ class Peers(Protocol):
         """Where a request of this session is to be served; None: here. Without one: where there is least to do."""
         ...
 
+    def process(self, pid: int, shard: int) -> Road | None:
+        """The way to a process that was or is this shard's, whoever takes the shard's requests now; None where it is
+        this one, or cannot be reached."""
+        ...
+
     def served(self, more: int) -> None:
         """So many more (or, negative, fewer) requests are being served here."""
         ...
@@ -95,6 +101,9 @@ class Alone:
     alone = True
 
     def road(self, session: str | None) -> None:  # noqa: ARG002 - the protocol's signature
+        return None
+
+    def process(self, pid: int, shard: int) -> None:  # noqa: ARG002 - as above
         return None
 
     def served(self, more: int) -> None:

@@ -5,16 +5,33 @@ from typing import Any
 
 import msgspec
 
-from pipeline.edge import completions_types, embeddings_types, head, messages_types, native_types, openai_types
+from pipeline.edge import (
+    completions_types,
+    embeddings_types,
+    head,
+    messages_types,
+    native_types,
+    openai_types,
+    openapi_workflows,
+)
 from pipeline.edge.errors import ErrorBody
 from pipeline.edge.gate import ROUTE
 from pipeline.edge.messages_errors import MessageError
+from pipeline.edge.openapi_parts import (
+    JSON,
+    SECURITY,
+    UNAUTHORIZED,
+    Object,
+    body,
+    errors,
+    get,
+    header_refs,
+    json_text,
+    named_event,
+    ref,
+)
 from pipeline.edge.operations import METRICS_TYPE, Healthy, ReadinessBody
 from pipeline.policy.access import CLASSES
-
-Object = dict[str, Any]
-
-JSON = "application/json"
 
 _SCHEMAS: tuple[type[msgspec.Struct], ...] = (
     openai_types.ChatCompletionRequest,
@@ -37,12 +54,12 @@ _SCHEMAS: tuple[type[msgspec.Struct], ...] = (
     ErrorBody,
     Healthy,
     ReadinessBody,
+    *openapi_workflows.SCHEMAS,
 )
 
-_UNAUTHORIZED = "No API key, where one is needed, or one that is not known."
 _PROMPT_ERRORS = {
     "400": "The request is not valid, or too long for the model's window.",
-    "401": _UNAUTHORIZED,
+    "401": UNAUTHORIZED,
     "403": "The API key may not use this model.",
     "404": "There is no such model.",
     "408": "The head or the body did not arrive in time.",
@@ -58,8 +75,6 @@ _PROMPT_ERRORS = {
 }
 
 
-# Whether a key is needed is the configuration's to say, so that none is one of the ways.
-_SECURITY: list[Object] = [{}, {"bearer": []}, {"apiKey": []}]
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "As OpenAI's clients send an API key."},
     "apiKey": {
@@ -81,6 +96,7 @@ def describe() -> bytes:
     """The document as JSON."""
     _, components = msgspec.json.schema_components(_SCHEMAS, ref_template="#/components/schemas/{name}")
     components["PromptSubmission"]["oneOf"] = [{"required": ["prompt"]}, {"required": ["messages"]}]
+    openapi_workflows.amend(components)
     for schema in components.values():
         if "description" in schema:
             schema["description"] = " ".join(schema["description"].split())
@@ -89,8 +105,8 @@ def describe() -> bytes:
         "info": {
             "title": "Headgate",
             "version": version("headgate"),
-            "description": "Prompts in, streamed and cited answers out. Errors are OpenAI-style objects, "
-            "under /v1/messages Anthropic-style ones.",
+            "description": "Prompts in, streamed and cited answers out; workflows of them. Errors are OpenAI-style "
+            "objects, under /v1/messages Anthropic-style ones.",
         },
         "paths": {
             "/v1/chat/completions": {"post": _chat()},
@@ -99,17 +115,18 @@ def describe() -> bytes:
             "/v1/messages": {"post": _messages()},
             "/v1/messages/count_tokens": {"post": _count_tokens()},
             "/v1/prompts": {"post": _prompts()},
+            **openapi_workflows.paths(),
             "/v1/models": {"get": _models()},
             "/v1/models/{id}": {"get": _model()},
-            "/healthz": {"get": _get("health", "Whether the process runs.", _ref("Healthy"))},
+            "/healthz": {"get": get("health", "Whether the process runs.", ref("Healthy"))},
             "/readyz": {"get": _ready()},
             "/metrics": {"get": _metrics()},
-            "/openapi.json": {"get": _get("describe", "This description.", {"type": "object"})},
+            "/openapi.json": {"get": get("describe", "This description.", {"type": "object"})},
         },
         "components": {
             "schemas": components,
             "headers": _headers(),
-            "parameters": _parameters(),
+            "parameters": {**_parameters(), **openapi_workflows.parameters()},
             "securitySchemes": _SECURITY_SCHEMES,
         },
     }
@@ -124,19 +141,19 @@ def _chat() -> Object:
             "With `stream`, the answer is a stream of `data:` events, each a ChatCompletionChunk, ended by `[DONE]`. "
             "A failure after the first event is an event with an ErrorBody, after which the stream ends."
         ),
-        "security": _SECURITY,
+        "security": SECURITY,
         "parameters": _prompt_parameters(),
-        "requestBody": _body("ChatCompletionRequest"),
+        "requestBody": body("ChatCompletionRequest"),
         "responses": {
             "200": {
                 "description": "The answer.",
-                "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
+                "headers": header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
                 "content": {
-                    JSON: {"schema": _ref("ChatCompletion")},
+                    JSON: {"schema": ref("ChatCompletion")},
                     "text/event-stream": {"schema": _chunk_event("ChatCompletionChunk")},
                 },
             },
-            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
+            **errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
         },
     }
 
@@ -149,19 +166,19 @@ def _completions() -> Object:
             "With `stream`, the answer is a stream of `data:` events, each a TextCompletion, ended by `[DONE]`. "
             "A failure after the first event is an event with an ErrorBody, after which the stream ends."
         ),
-        "security": _SECURITY,
+        "security": SECURITY,
         "parameters": _prompt_parameters(),
-        "requestBody": _body("CompletionRequest"),
+        "requestBody": body("CompletionRequest"),
         "responses": {
             "200": {
                 "description": "The answer.",
-                "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
+                "headers": header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
                 "content": {
-                    JSON: {"schema": _ref("TextCompletion")},
+                    JSON: {"schema": ref("TextCompletion")},
                     "text/event-stream": {"schema": _chunk_event("TextCompletion")},
                 },
             },
-            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
+            **errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
         },
     }
 
@@ -170,16 +187,16 @@ def _embeddings() -> Object:
     return {
         "operationId": "createEmbedding",
         "summary": "Turns texts into vectors, in OpenAI's dialect.",
-        "security": _SECURITY,
+        "security": SECURITY,
         "parameters": _prompt_parameters(),
-        "requestBody": _body("EmbeddingsRequest"),
+        "requestBody": body("EmbeddingsRequest"),
         "responses": {
             "200": {
                 "description": "The vectors.",
-                "headers": _header_refs(*_PROMPT_HEADERS, "Server-Timing"),
-                "content": {JSON: {"schema": _ref("EmbeddingList")}},
+                "headers": header_refs(*_PROMPT_HEADERS, "Server-Timing"),
+                "content": {JSON: {"schema": ref("EmbeddingList")}},
             },
-            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
+            **errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
         },
     }
 
@@ -194,41 +211,41 @@ def _messages() -> Object:
             "`content_block_start`, any number of `content_block_delta` and `content_block_stop`, then `message_delta` "
             "and `message_stop`. A failure after the first event is an `error` event, after which the stream ends."
         ),
-        "security": _SECURITY,
+        "security": SECURITY,
         "parameters": _prompt_parameters(),
-        "requestBody": _body("MessageRequest"),
+        "requestBody": body("MessageRequest"),
         "responses": {
             "200": {
                 "description": "The answer.",
-                "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
+                "headers": header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut", "Server-Timing"),
                 "content": {
-                    JSON: {"schema": _ref("AnsweredMessage")},
+                    JSON: {"schema": ref("AnsweredMessage")},
                     "text/event-stream": {
-                        "schema": {"oneOf": [_named_event(name, kind.__name__) for name, kind in events.items()]}
+                        "schema": {"oneOf": [named_event(name, kind.__name__) for name, kind in events.items()]}
                     },
                 },
             },
-            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS, schema="MessageError"),
+            **errors(_PROMPT_ERRORS, *_PROMPT_HEADERS, schema="MessageError"),
         },
     }
 
 
 def _count_tokens() -> Object:
-    errors = ("400", "401", "403", "404", "408", "413", "415", "417", "431", "500")
+    refused = ("400", "401", "403", "404", "408", "413", "415", "417", "431", "500")
     return {
         "operationId": "countTokens",
         "summary": "Counts the tokens of a prompt in Anthropic's dialect, or estimates them.",
-        "security": _SECURITY,
-        "requestBody": _body("TokenCountRequest"),
+        "security": SECURITY,
+        "requestBody": body("TokenCountRequest"),
         "responses": {
-            "200": {"description": "How many there are.", "content": {JSON: {"schema": _ref("TokenCount")}}},
-            **_errors({status: _PROMPT_ERRORS[status] for status in errors}, schema="MessageError"),
+            "200": {"description": "How many there are.", "content": {JSON: {"schema": ref("TokenCount")}}},
+            **errors({status: _PROMPT_ERRORS[status] for status in refused}, schema="MessageError"),
         },
     }
 
 
 def _prompts() -> Object:
-    events = [_named_event(name, kind.__name__) for name, kind in native_types.EVENTS.items()]
+    events = [named_event(name, kind.__name__) for name, kind in native_types.EVENTS.items()]
     return {
         "operationId": "submitPrompt",
         "summary": "Answers a prompt as a stream of events.",
@@ -236,29 +253,29 @@ def _prompts() -> Object:
             "Events come in the order `accepted`, `retrieved` (on routes with a collection), any number of `delta`, "
             "`usage` (where the backend counts), `done`; `error` may come at any point and is the last."
         ),
-        "security": _SECURITY,
+        "security": SECURITY,
         "parameters": _prompt_parameters(),
-        "requestBody": _body("PromptSubmission"),
+        "requestBody": body("PromptSubmission"),
         "responses": {
             "200": {
                 "description": "The events; each event's data is JSON of the schema with the event's name.",
-                "headers": _header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut"),
+                "headers": header_refs(*_PROMPT_HEADERS, "X-Headgate-Cut"),
                 "content": {"text/event-stream": {"schema": {"oneOf": events}}},
             },
-            **_errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
+            **errors(_PROMPT_ERRORS, *_PROMPT_HEADERS),
         },
     }
 
 
 def _models() -> Object:
-    operation = _get("listModels", "The routes that the client may use, as models.", _ref("ModelList"))
-    operation["security"] = _SECURITY
-    operation["responses"].update(_errors({"401": _UNAUTHORIZED}))
+    operation = get("listModels", "The routes that the client may use, as models.", ref("ModelList"))
+    operation["security"] = SECURITY
+    operation["responses"].update(errors({"401": UNAUTHORIZED}))
     return operation
 
 
 def _model() -> Object:
-    operation = _get("getModel", "One route, as a model.", _ref("Model"))
+    operation = get("getModel", "One route, as a model.", ref("Model"))
     operation["parameters"] = [
         {
             "name": "id",
@@ -268,16 +285,16 @@ def _model() -> Object:
             "schema": {"type": "string", "minLength": 1},
         }
     ]
-    operation["security"] = _SECURITY
-    operation["responses"].update(_errors({"401": _UNAUTHORIZED, "404": "There is no such model for the client."}))
+    operation["security"] = SECURITY
+    operation["responses"].update(errors({"401": UNAUTHORIZED, "404": "There is no such model for the client."}))
     return operation
 
 
 def _ready() -> Object:
-    operation = _get("readiness", "Whether new requests are welcome.", _ref("ReadinessBody"))
+    operation = get("readiness", "Whether new requests are welcome.", ref("ReadinessBody"))
     operation["responses"]["503"] = {
         "description": "New requests are not welcome.",
-        "content": {JSON: {"schema": _ref("ReadinessBody")}},
+        "content": {JSON: {"schema": ref("ReadinessBody")}},
     }
     return operation
 
@@ -289,65 +306,16 @@ def _metrics() -> Object:
         "summary": "The whole daemon's metrics in Prometheus' text format.",
         "responses": {
             "200": {"description": "Metrics.", "content": text},
-            **_errors({"503": "The supervisor cannot be asked."}),
+            **errors({"503": "The supervisor cannot be asked."}),
         },
     }
-
-
-def _get(operation: str, summary: str, schema: Object) -> Object:
-    return {
-        "operationId": operation,
-        "summary": summary,
-        "responses": {"200": {"description": "As asked for.", "content": {JSON: {"schema": schema}}}},
-    }
-
-
-def _body(schema: str) -> Object:
-    return {"required": True, "content": {JSON: {"schema": _ref(schema)}}}
-
-
-def _ref(schema: str) -> Object:
-    return {"$ref": f"#/components/schemas/{schema}"}
 
 
 def _chunk_event(schema: str) -> Object:
     """One event of OpenAI's streams, in the form that OpenAPI 3.2 gave to server-sent events: its fields, and what is
     in its data."""
-    data = {"anyOf": [{"const": "[DONE]"}, _json_text(schema), _json_text("ErrorBody")]}
+    data = {"anyOf": [{"const": "[DONE]"}, json_text(schema), json_text("ErrorBody")]}
     return {"type": "object", "properties": {"data": data}, "required": ["data"]}
-
-
-def _named_event(name: str, schema: str) -> Object:
-    properties = {"event": {"const": name}, "data": _json_text(schema)}
-    return {"type": "object", "properties": properties, "required": ["event", "data"]}
-
-
-def _json_text(schema: str) -> Object:
-    return {"type": "string", "contentMediaType": JSON, "contentSchema": _ref(schema)}
-
-
-def _header_refs(*names: str) -> Object:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _errors(statuses: dict[str, str], *headers: str, schema: str = "ErrorBody") -> Object:
-    responses: Object = {}
-    for status, description in statuses.items():
-        names = list(headers or ("X-Request-Id", "X-Headgate-Shard"))
-        if status == "401":
-            names.append("WWW-Authenticate")
-        if status in {"429", "502", "503"}:
-            names += ["Retry-After", "retry-after-ms"]
-        if status == "503":
-            names += ["X-Headgate-Shed-Stage", "X-Headgate-Shed-Reason"]
-        if status in {"408", "504"}:
-            names.append("x-should-retry")
-        responses[status] = {
-            "description": description,
-            "headers": _header_refs(*names),
-            "content": {JSON: {"schema": _ref(schema)}},
-        }
-    return responses
 
 
 def _prompt_parameters() -> list[Object]:

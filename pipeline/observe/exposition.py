@@ -206,8 +206,9 @@ class Exposition(Collector):
                 family.add_metric([state], cells[counts[f"{prefix}_{state}"]])
         yield from (runs, steps)
         for name, family in (
-            ("runs_started", _counter("workflow_runs_started", "Runs that were made.")),
+            ("runs_submitted", _counter("workflow_runs_submitted", "Runs that were made.")),
             ("runs_resumed", _counter("workflow_runs_resumed", "Runs taken up after a process had ended.")),
+            ("runs_lost", _counter("workflow_runs_lost", "Runs that another process took over from a living one.")),
             ("steps_retried", _counter("workflow_steps_retried", "Attempts of steps after a failed one.")),
             ("steps_postponed", _counter("workflow_steps_postponed", "Times that a shed step began to wait.")),
             ("journal_failures", _counter("workflow_journal_failures", "Times that the journal could not be reached.")),
@@ -216,8 +217,8 @@ class Exposition(Collector):
             yield family
         for name, now in (
             ("runs_executing", _gauge("workflow_runs_executing", "Runs under way.")),
-            ("steps_running", _gauge("workflow_steps_running", "Steps under way.")),
-            ("steps_queued", _gauge("workflow_steps_queued", "Steps that wait for a place.")),
+            ("steps_executing", _gauge("workflow_steps_executing", "Steps under way.")),
+            ("steps_pending", _gauge("workflow_steps_pending", "Steps that wait for a place.")),
         ):
             now.add_metric([], cells[gauges[name]])
             yield now

@@ -22,15 +22,16 @@ CLASSES = tuple(priority.label for priority in Priority)
 RUN_ENDS = ("completed", "partial", "failed", "cancelled")
 STEP_ENDS = ("completed", "skipped", "failed")
 WORKFLOW_COUNTS = (
-    "runs_started",
+    "runs_submitted",
     "runs_resumed",
+    "runs_lost",
     *(f"runs_{state}" for state in RUN_ENDS),
     *(f"steps_{state}" for state in STEP_ENDS),
     "steps_retried",
     "steps_postponed",
     "journal_failures",
 )
-WORKFLOW_GAUGES = ("runs_executing", "steps_running", "steps_queued")
+WORKFLOW_GAUGES = ("runs_executing", "steps_executing", "steps_pending")
 STEPS = ("fewer_passages", "shorter_answer")  # of degrading, as the configuration calls them
 
 # Upper bounds of buckets, in seconds.

@@ -35,8 +35,9 @@ def room(size: int) -> int:
 
 
 def wants_knowledge(config: Config) -> bool:
-    """Whether there must be a knowledge process."""
-    return any(route.collection is not None for route in config.routes)
+    """Whether there must be a knowledge process. Steps of workflows may use any collection, whichever routes do."""
+    used = any(route.collection is not None for route in config.routes)
+    return used or (config.workflows.enabled and bool(config.collections))
 
 
 def depends_on_knowledge(config: Config) -> bool:

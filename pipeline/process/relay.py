@@ -59,6 +59,7 @@ class Relay:
         self._generation = -1
         self._peers: dict[int, Peer] = {}
         self._ways: dict[int, Way] = {}  # by process
+        self._aside: dict[int, Way] = {}  # to processes that take no requests any more, but have some left
         self._outboxes: dict[int, Outbox] = {}  # by process
         self._given: dict[int, int] = {}  # connections that it should have, by process; until the next tick
         self._avoided: set[int] = set()
@@ -83,7 +84,7 @@ class Relay:
         relay_path(self._folder, self._pid).unlink(missing_ok=True)
         for door in list(self._doors):
             door.wire.close()
-        for way in list(self._ways.values()):
+        for way in [*self._ways.values(), *self._aside.values()]:
             way.close()
         for outbox in self._outboxes.values():
             outbox.close()
@@ -98,6 +99,17 @@ class Relay:
             return None
         peer = peers[owner(session, peers)] if session is not None else self._least(peers)
         return None if peer.pid == self._pid else self._ways[peer.pid]
+
+    def process(self, pid: int, shard: int) -> "Way | None":
+        if pid == self._pid or pid in self._avoided:
+            return None
+        if self._memory.generation != self._generation:
+            self._look()
+        way = self._ways.get(pid) or self._aside.get(pid)
+        seats = [index for index, slot in enumerate(self._memory.seats) if slot.pid == pid]
+        if way is None and seats:
+            way = self._aside[pid] = self._way(Peer(shard, pid, seats[0]))
+        return way
 
     def served(self, more: int) -> None:
         self._serving += more
@@ -129,7 +141,7 @@ class Relay:
         self._given.clear()
         if self._memory.generation != self._generation:
             self._look()
-        for way in list(self._ways.values()):
+        for way in [*self._ways.values(), *self._aside.values()]:
             way.end_overdue(now)
 
     def _least(self, peers: dict[int, Peer]) -> Peer:
@@ -177,15 +189,22 @@ class Relay:
             self._outboxes.pop(pid).close()
         for pid, peer in wanted.items():
             if pid not in self._ways:
-                self._ways[pid] = Way(self._loop, peer, self._shard, relay_path(self._folder, pid), self._down)
-                self._ways[pid].count = self._count
+                self._ways[pid] = self._way(peer)
+
+    def _way(self, peer: Peer) -> "Way":
+        way = Way(self._loop, peer, self._shard, relay_path(self._folder, peer.pid), self._down)
+        way.count = self._count
+        return way
 
     def _count(self) -> None:
         self.relayed += 1
 
-    def _down(self, pid: int) -> None:
+    def _down(self, way: "Way") -> None:
         """The way to a process broke off: it is gone, or will be known to be in a moment."""
-        if pid not in self._ways:
+        pid = way.pid
+        if self._aside.get(pid) is way:
+            del self._aside[pid]
+        elif self._ways.get(pid) is not way:
             return
         self._avoided.add(pid)
         self._loop.call_later(_AVOID_SECONDS, self._forgive, pid)
@@ -200,13 +219,13 @@ class Way:
     """To one other process (`pipeline.edge.forward.Road`). `down` is told when it breaks off."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, peer: Peer, own: int, path: Path, down: Callable[[int], None]
+        self, loop: asyncio.AbstractEventLoop, peer: Peer, own: int, path: Path, down: Callable[["Way"], None]
     ) -> None:
         self.shard = peer.shard
+        self.pid = peer.pid
         self.wire = Wire(loop, self._received, self._closed)
         self.count: Callable[[], None] = lambda: None
         self._loop = loop
-        self._pid = peer.pid
         self._down = down
         self._numbers = count(1)
         self._pending: dict[int, Forwarded] = {}
@@ -299,7 +318,7 @@ class Way:
         if self._broken:
             return
         self._broken = True
-        self._down(self._pid)
+        self._down(self)
         pending, self._pending = self._pending, {}
         for back in pending.values():
             back.lost()

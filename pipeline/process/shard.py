@@ -29,6 +29,7 @@ from pipeline.process.ticker import Ticker
 from pipeline.process.tls import Tls, pair_of
 from pipeline.process.usage import UsageTeller
 from pipeline.process.watchdog import Watchdog
+from pipeline.process.workflows import ShardWorkflows
 from pipeline.wiring import Pipeline, build
 
 # Objects made and not yet freed before the collector looks for cycles. The data path makes none: most of what it would
@@ -50,18 +51,24 @@ async def main(child: Child) -> None:
         shard.watchdog.start(asyncio.get_running_loop())
         stack.callback(shard.watchdog.stop)
         ticker = Ticker(shard.pipeline, shard.edge, shard.relay, shard.gauges, child.logs.writer)
+        if shard.workflows is not None:
+            ticker.workflows = shard.workflows.stats
         ticking = asyncio.create_task(ticker.run())
         child.ready()
+        if shard.workflows is not None:
+            shard.workflows.start()
         if leases is not None:
             stack.callback(_lend(child, leases, shard).cancel)
         asking = asyncio.create_task(_ask_health(child, shard.pipeline))
         stack.callback(asking.cancel)
         await _until_stopped(child, shard.pipeline, ticking)
         limit = child.config.server.drain_timeout_ms / 1000
+        leaving = asyncio.create_task(_leave(child, shard, limit))
         if child.retiring.is_set():
             limit = await retire(child, shard.pipeline, shard.edge, shard.relay)
         shard.operations.draining = True
         await _drain(child, shard.pipeline, shard.edge, limit)
+        await asyncio.wait({leaving}, timeout=_ORPHAN_LIMIT)
         ticking.cancel()
 
 
@@ -95,6 +102,7 @@ class Shard:
         """Raises ConfigError."""
         child, config = self._child, self._child.config
         self.pipeline = await build(config, hooks=self.observers, allotter=leases, shards=child.memory.shards)
+        self.workflows = ShardWorkflows(child, self.pipeline, self.relay) if config.workflows.enabled else None
         pair = pair_of(config.server)
         self._tls = None if pair is None else Tls(pair)
         self.edge = EdgeServer(
@@ -104,6 +112,7 @@ class Shard:
             shard=child.inheritance.shard,
             head_gate=config.admission.head_gate,
             peers=self.relay,
+            workflows=None if self.workflows is None else self.workflows.service,
         )
         self._renewal = Renewal(self.pipeline, self.edge, self._layout, self._tls, send=child.send, follow=self._follow)
         child.on(Prepare, self._renewal.prepare)
@@ -130,6 +139,8 @@ class Shard:
         self._child.config = config  # but for the level of the log, which the supervisor sets
         self.watchdog.configure(config.server.stall_ms / 1000)
         self.operations.essential = demand.depends_on_knowledge(config)
+        if self.workflows is not None:
+            self.workflows.follow(config)
 
 
 def _lend(child: Child, leases: Leases, shard: Shard) -> "asyncio.Task[None]":
@@ -159,6 +170,13 @@ async def _until_stopped(child: Child, pipeline: Pipeline, ticking: "asyncio.Tas
     for part in vital:
         if part.done():
             part.result()
+
+
+async def _leave(child: Child, shard: Shard, limit: float) -> None:
+    """Runs go to other processes, or wait for the next start: at once where no step is under way, else when those have
+    ended, within the limit. What does not end in time is done again by whoever takes the run up."""
+    if shard.workflows is not None:
+        await shard.workflows.stop(_ORPHAN_LIMIT if child.orphaned.is_set() else limit)
 
 
 async def _drain(child: Child, pipeline: Pipeline, edge: EdgeServer, limit: float) -> None:

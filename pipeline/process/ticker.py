@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections.abc import Callable, Mapping
 
 from pipeline.edge.app import EdgeServer
 from pipeline.observe.lines import LineWriter
@@ -25,6 +26,7 @@ class Ticker:
         self._relay = relay
         self._gauges = gauges
         self._writer = writer
+        self.workflows: Callable[[], Mapping[str, int]] | None = None  # what their engine says of itself
         self._dropped = 0
 
     async def run(self) -> None:
@@ -46,5 +48,7 @@ class Ticker:
             gauges.stage(stage.place, stage.inbox.statistics(now), stage.active)
         gauges.workers(flow.lanes, now)
         gauges.sessions(sum(lane.queue.sessions for lane in flow.lanes.values()), self._relay.relayed)
+        if self.workflows is not None:
+            gauges.workflows(self.workflows())
         dropped, self._dropped = self._writer.dropped - self._dropped, self._writer.dropped
         gauges.process(self._edge.connections, dropped)

@@ -58,7 +58,7 @@ class Retry(Part, frozen=True, kw_only=True):
     jitter: Annotated[float, Meta(ge=0, le=1)] | bool = 0.5  # true: 0.5; false: none
 
 
-class Step(Part, frozen=True, kw_only=True, tag_field="type"):
+class Step(Part, frozen=True, kw_only=True):
     """What every step has.
 
     `depends_on`: steps that must have ended, besides those that it refers to. `condition`: skipped where it is false.
@@ -76,7 +76,9 @@ class Step(Part, frozen=True, kw_only=True, tag_field="type"):
     retry: Retry | None = None
     on_failure: OnFailure | None = None
     fallback: Value | UnsetType = UNSET
-    output: Identifier | list[Identifier] | None = None
+    # One name is an identifier too, which `flat` checks: of `Identifier | list[…]` msgspec corrupts memory when it
+    # is freed, and processes end with a segmentation fault.
+    output: str | list[Identifier] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
 

@@ -5,7 +5,8 @@ run has come to is its entries read in order (`pipeline.workflow.history`). Whoe
 every append names it: appends of somebody who has lost it raise `LeaseLost` and write nothing.
 
 Times are seconds since the epoch (wall clock): they outlive processes. Methods raise `JournalFailed` when the journal
-cannot be reached, and then have done nothing.
+cannot be reached, and then have done nothing. A value that is not JSON (NaN, a set, nested a thousand deep) is a
+`ValueError`; lone surrogates in texts become U+FFFD.
 """
 
 from collections.abc import Callable, Sequence
@@ -206,7 +207,9 @@ class Journal(Protocol):
         """All versions, by name, then the newest first. Without sources and bundles (empty)."""
         ...
 
-    async def bundle(self, digest: str) -> Bundle: ...
+    async def bundle(self, digest: str) -> Bundle:
+        """Raises `UnknownWorkflow`."""
+        ...
 
     # Runs.
 
@@ -232,22 +235,36 @@ class Journal(Protocol):
 
     async def entries(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Numbered]: ...
 
+    async def histories(self, run_ids: Sequence[str]) -> dict[str, list[Numbered]]:
+        """All entries of each of these runs, by its id: many at once cost little. Unknown runs are left out."""
+        ...
+
+    async def counts(self) -> dict[RunState, int]:
+        """How many runs have not ended, everybody's, by state (all four of them)."""
+        ...
+
     async def append(self, lease: Lease, entries: Sequence[AnyEntry]) -> int:
         """Writes them together, durably (against the end of the process), and returns the last one's number. A
-        `StateChanged` changes the row as well, in the same transaction. Raises `LeaseLost`."""
+        `StateChanged` changes the row as well, in the same transaction. Where the number is larger than the last one
+        known and what was appended, somebody has posted in between: read `entries` after the last one known. Raises
+        `LeaseLost`."""
         ...
 
     async def post(self, run_id: str, entries: Sequence[AnyEntry]) -> int:
         """The same without a lease, for what others than the holder may say: signals, and the state of a run that
-        nobody holds. Raises `Conflict` for a `StateChanged` or `Rewound` where somebody alive holds the lease,
-        `UnknownRun`."""
+        nobody holds. A `Signalled` makes a run that is waiting due at once. Raises `Conflict` for a `StateChanged` or
+        `Rewound` where somebody alive holds the lease, `UnknownRun`."""
         ...
 
     # Leases.
 
+    def alive(self, holder: str) -> bool:
+        """Whether this holder lives and renews. Quick: may be asked in the event loop."""
+        ...
+
     async def claim(self, run_id: str) -> Lease | None:
         """Takes the lease where nobody alive holds it; None where somebody does. A holder is dead when its process is,
-        or when it has not renewed for a lease's length."""
+        or when it has not renewed for a lease's length. Raises `UnknownRun`."""
         ...
 
     async def claim_many(self, limit: int, *, due: float, mine: Callable[[str], bool]) -> list[tuple[RunRecord, Lease]]:
@@ -257,7 +274,7 @@ class Journal(Protocol):
         ...
 
     async def next_due(self) -> float | None:
-        """The earliest `wake_at` of waiting runs that nobody holds."""
+        """The earliest `wake_at` of waiting runs that nobody alive holds, a signal's time where that came sooner."""
         ...
 
     async def release(self, lease: Lease) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,19 @@ from pipeline.core.errors import HeadgateError
 from pipeline.edge import errors
 from pipeline.edge.native_types import EVENTS
 from pipeline.edge.openapi import describe
+from pipeline.workflow.journal import AnyEntry
+from pipeline.workflow.views import StartRun, Token
+from tests.edge.schemathesis_hooks import DEFINITION, RUN
 from tests.edge.test_errors import subclasses
 from tests.edge.wire import ask, get
+from tests.edge.workflow_server import site
 from tests.flows import config
 from tests.http import serving
 
 ROOT = Path(__file__).parents[2]
-NOT_OF_PROMPTS = {errors.UnknownPath, errors.WrongMethod, errors.MetricsUnavailable}
+WORKFLOWS = "^/v1/(workflows|runs)"
+OF_WORKFLOWS = {kind for kind in subclasses(HeadgateError) if kind.__module__ == "pipeline.workflow.errors"}
+NOT_OF_PROMPTS = {errors.UnknownPath, errors.WrongMethod, errors.MetricsUnavailable} | OF_WORKFLOWS
 
 
 async def test_it_is_served():
@@ -57,6 +64,20 @@ def test_every_status_that_an_error_can_have_is_described(path):
     assert possible == set(responses) - {"200"}
 
 
+@pytest.mark.parametrize("path", ["/v1/workflows", "/v1/runs"])
+def test_every_status_that_a_workflow_error_can_have_is_described(path):
+    responses = json.loads(describe())["paths"][path]["post"]["responses"]
+    assert {str(kind.status) for kind in OF_WORKFLOWS} <= set(responses)
+
+
+def test_every_event_of_a_run_has_its_schema():
+    document = json.loads(describe())
+    stream = document["paths"]["/v1/runs/{id}/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    described = {event["properties"]["data"]["contentSchema"]["$ref"] for event in stream["schema"]["oneOf"]}
+    kinds = {*typing.get_args(AnyEntry), Token}
+    assert described == {f"#/components/schemas/{kind.__name__}" for kind in kinds}
+
+
 def test_every_event_has_its_schema():
     document = json.loads(describe())
     stream = document["paths"]["/v1/prompts"]["post"]["responses"]["200"]["content"]["text/event-stream"]
@@ -70,30 +91,47 @@ def test_every_event_has_its_schema():
 @pytest.mark.slow
 async def test_schemathesis_finds_nothing(tmp_path):
     async with serving(config()) as server:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            "from schemathesis.cli import schemathesis; schemathesis()",
-            "run",
-            f"http://127.0.0.1:{server.port}/openapi.json",
-            "--generation-deterministic",
-            "--max-examples=20",
-            "--continue-on-failure",
-            "--no-color",
-            cwd=tmp_path,
-            env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.edge.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(50):
-                output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.communicate()
-        text = output.decode()
-        assert process.returncode == 0, text[-8000:]
+        text = await tried(server.port, tmp_path, "--max-examples=20", f"--exclude-path-regex={WORKFLOWS}")
         assert "Tested: 11" in text, text[-3000:]
         outcomes = {ticket.ending.outcome for ticket in server.books.ended if ticket.ending is not None}
         assert {"completed", "rejected"} <= outcomes  # it got further than the door
+
+
+@pytest.mark.slow
+async def test_schemathesis_finds_nothing_in_the_workflow_api(tmp_path):
+    async with site(config()) as server:
+        service = server.workflows.service
+        await service.register(json.dumps(DEFINITION).encode(), "json", "-")
+        await service.start(StartRun(workflow="made"), "-", 2, run_id=RUN)
+        text = await tried(server.port, tmp_path, "--max-examples=5", f"--include-path-regex={WORKFLOWS}")
+        assert "Tested: 14" in text, text[-3000:]
+        assert len((await service.runs("-")).data) > 1
+
+
+async def tried(port: int, folder: Path, *options: str) -> str:
+    """What schemathesis says, which found nothing."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from schemathesis.cli import schemathesis; schemathesis()",
+        "run",
+        f"http://127.0.0.1:{port}/openapi.json",
+        "--generation-deterministic",
+        "--continue-on-failure",
+        "--no-color",
+        *options,
+        cwd=folder,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.edge.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(50):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    text = output.decode()
+    assert process.returncode == 0, text[-8000:]
+    return text

@@ -175,14 +175,14 @@ def test_what_requests_got_less_of_is_shown_by_route_and_step(layout):
 def test_what_workflows_did_adds_up_over_shards_and_restarts(layout):
     blocks = [block(layout), block(layout)]
     for number, cells in enumerate(blocks, 1):
-        ShardGauges(layout, cells).workflows({"runs_completed": number, "steps_running": 10 * number})
+        ShardGauges(layout, cells).workflows({"runs_completed": number, "steps_executing": 10 * number})
     again = ShardGauges(layout, blocks[0])  # the first shard's process has been replaced: it counts from 0
-    again.workflows({"runs_completed": 4, "steps_running": 1, "steps_failed": 2})
+    again.workflows({"runs_completed": 4, "steps_executing": 1, "steps_failed": 2})
     found = samples(exposition(layout, blocks, no_processes, "1"))
     assert value(found, "workflow_runs_total", state="completed") == 1 + 2 + 4
     assert value(found, "workflow_runs_total", state="failed") == 0
     assert value(found, "workflow_steps_total", state="failed") == 2
-    assert value(found, "workflow_steps_running") == 1 + 20
+    assert value(found, "workflow_steps_executing") == 1 + 20
 
 
 def test_a_lost_request_has_no_known_stage(layout):

@@ -26,9 +26,14 @@ LENIENT = DOCS | {"name": "lenient", "on_retrieval_failure": "answer"}
     ],
 )
 def test_who_needs_the_knowledge_process(routes, wanted, essential):
-    configured = config(routes=routes, collections=[{"name": "handbook"}])
+    configured = config(routes=routes, collections=[{"name": "handbook"}], workflows={"enabled": False})
     assert demand.wants_knowledge(configured) is wanted
     assert demand.depends_on_knowledge(configured) is essential
+
+
+def test_workflows_may_use_a_collection_that_no_route_has():
+    assert demand.wants_knowledge(config(routes=[PLAIN], collections=[{"name": "handbook"}]))
+    assert not demand.wants_knowledge(config(routes=[PLAIN]))
 
 
 def test_counters_follow_routes_and_their_workers():

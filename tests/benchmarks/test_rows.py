@@ -2,7 +2,7 @@ from benchmarks.load.answer import Answer, End
 from benchmarks.pools import circuit
 from benchmarks.pools.clients import Done, refusals
 from benchmarks.pools.failing import fails
-from benchmarks.pools.rows import Row
+from benchmarks.rows import Row
 
 
 def test_a_figure_meets_its_target():

@@ -35,8 +35,8 @@ class Row(NamedTuple):
         return ", ".join([f"{sign} {bound:g} {self.unit}".rstrip() for sign, bound in bounds if bound is not None])
 
 
-def show(console: Console, rows: list[Row]) -> None:
-    table = Table(title="Pools of replicas")
+def show(console: Console, title: str, rows: list[Row]) -> None:
+    table = Table(title=title)
     for column in ("figure", "target", "measured", "", "note"):
         table.add_column(column, justify="right" if column in ("target", "measured") else "left")
     for row in rows:

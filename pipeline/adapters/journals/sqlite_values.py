@@ -1,0 +1,136 @@
+"""Large values stand apart from entries, once in each run, under the SHA-256 of what they are."""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec.msgpack import Ext
+
+from pipeline.adapters.journals import codec
+from pipeline.workflow.journal import AnyEntry, RunRecord
+
+_DEPTH = 4  # of values in values that are looked at for large ones
+_WIDEST = 1000  # wider ones are stored whole
+_PART = 1 << 20  # bytes in a row: what is deleted in one go stays small
+_ANY = frozenset({"value", "outputs", "payload"})  # fields of entries that may be a reference as a whole
+_OBJECTS = frozenset({"fields", "error"})  # whose values may be
+
+Store = Callable[[bytes, bytes], None]  # digest, data
+
+
+def slim_entry(data: bytes, inline_bytes: int, store: Store) -> bytes:
+    """An encoded entry with references for its large values, which `store` is given."""
+    if len(data) <= inline_bytes:
+        return data
+    slim = _Slim(inline_bytes, store)
+    entry = codec.decode(data)
+    for name in _ANY & entry.keys():
+        entry[name] = slim(entry[name], _DEPTH)
+    for name in _OBJECTS & entry.keys():
+        if isinstance(entry[name], dict):
+            entry[name] = {key: slim(value, _DEPTH - 1) for key, value in entry[name].items()}
+    return codec.encode_again(entry)
+
+
+def slim_value(data: bytes, inline_bytes: int, store: Store) -> bytes:
+    if len(data) <= inline_bytes:
+        return data
+    return codec.encode_again(_Slim(inline_bytes, store)(codec.decode(data), _DEPTH))
+
+
+class _Slim:
+    def __init__(self, inline_bytes: int, store: Store) -> None:
+        self._inline_bytes = inline_bytes
+        self._store = store
+
+    def __call__(self, value: Any, depth: int) -> Any:
+        data = codec.encode_again(value)
+        if len(data) <= self._inline_bytes:
+            return value
+        if depth and isinstance(value, list | dict) and len(value) <= _WIDEST:
+            value = self._inside(value, depth - 1)
+            data = codec.encode_again(value)
+            if len(data) <= self._inline_bytes:
+                return value
+        digest = hashlib.sha256(data).digest()
+        self._store(digest, data)
+        return Ext(codec.REFERENCE, digest)
+
+    def _inside(self, value: Any, depth: int) -> Any:
+        if isinstance(value, dict):
+            return {key: self(item, depth) for key, item in value.items()}
+        return [self(item, depth) for item in value]
+
+
+def store_blob(connection: sqlite3.Connection, run: int, digest: bytes, data: bytes) -> None:
+    there = connection.execute("SELECT 1 FROM blobs WHERE run = ? AND digest = ? LIMIT 1", (run, digest)).fetchone()
+    if there is None:
+        parts = [data[at : at + _PART] for at in range(0, len(data), _PART)]
+        connection.executemany(
+            "INSERT INTO blobs (run, digest, part, data) VALUES (?, ?, ?, ?)",
+            [(run, digest, number, part) for number, part in enumerate(parts)],
+        )
+
+
+class Ending(msgspec.Struct):
+    """What lists show of a change of state: not its outputs, which may be large."""
+
+    error: dict[str, Any] | None = None
+    wake_at: float | None = None
+
+
+class Values:
+    """Decodes what is stored, with its large values. To be used from one thread, within one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._run = 0
+        self._entries = codec.decoder_of(AnyEntry, self._extension)
+        self._endings = codec.decoder_of(Ending, self._extension)
+        self._values = codec.decoder_of(Any, self._extension)
+
+    def entry(self, run: int, body: bytes) -> AnyEntry:
+        self._run = run
+        entry: AnyEntry = self._entries.decode(body)
+        return entry
+
+    def ending(self, run: int, body: bytes) -> Ending:
+        self._run = run
+        ending: Ending = self._endings.decode(body)
+        return ending
+
+    def value(self, run: int, data: bytes) -> Any:
+        self._run = run
+        return self._values.decode(data)
+
+    def _extension(self, code: int, data: memoryview) -> Any:
+        if code != codec.REFERENCE:
+            return codec.extension(code, data)
+        parts = self._connection.execute(
+            "SELECT data FROM blobs WHERE run = ? AND digest = ? ORDER BY part", (self._run, bytes(data))
+        ).fetchall()
+        if not parts:
+            raise sqlite3.DatabaseError("a stored value is missing")
+        return self._values.decode(b"".join(part for (part,) in parts))
+
+
+def made_of(run: RunRecord) -> bytes:
+    """What never changes of a run's row. Its inputs stand apart."""
+    return codec.encode(
+        RunRecord(
+            id=run.id,
+            workflow=run.workflow,
+            version=run.version,
+            bundle=run.bundle,
+            state=run.state,
+            created_at=run.created_at,
+            updated_at=run.updated_at,
+            caller=run.caller,
+            priority=run.priority,
+            idempotency_key=run.idempotency_key,
+            request_digest=run.request_digest,
+            options=run.options,
+        )
+    )

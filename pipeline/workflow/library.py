@@ -1,0 +1,134 @@
+"""Definitions on their way in: read, checked, bundled with what they call, planned. And those that are registered."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+from pipeline.workflow.bundling import bundle, definition_of, planned, resolve
+from pipeline.workflow.checking import Examined, Readable, examine
+from pipeline.workflow.definition import Definition
+from pipeline.workflow.errors import DefinitionRefused, Fault, UnknownWorkflow
+from pipeline.workflow.journal import Bundle, Journal
+from pipeline.workflow.plan import Plan
+from pipeline.workflow.ports import Catalog, Kind, Library
+from pipeline.workflow.source import Media, read
+
+T = TypeVar("T")
+
+STEPS_KEPT = 50_000  # of plans altogether
+PLANS_KEPT = 1024
+_SMALL = 16_384  # bytes of a text that the event loop reads itself
+_STEP = 100  # bytes of a step, about
+
+
+class Plans:
+    """Plans by their bundles' digests: those used last."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Plan] = OrderedDict()
+        self._steps = 0
+
+    def planned(self, what: Bundle) -> Plan:
+        """As the engine asks for it. Raises `DefinitionRefused`."""
+        plan = self.get(what.digest)
+        if plan is None:
+            plan = planned(what)
+            self.keep(what.digest, plan)
+        return plan
+
+    def get(self, digest: str) -> Plan | None:
+        plan = self._kept.get(digest)
+        if plan is not None:
+            self._kept.move_to_end(digest)
+        return plan
+
+    def keep(self, digest: str, plan: Plan) -> None:
+        if digest in self._kept:
+            return
+        self._kept[digest] = plan
+        self._steps += plan.steps
+        while len(self._kept) > 1 and (self._steps > STEPS_KEPT or len(self._kept) > PLANS_KEPT):
+            _, gone = self._kept.popitem(last=False)
+            self._steps -= gone.steps
+
+
+class RegisteredLibrary:
+    """What a journal has (`pipeline.workflow.ports.Library`)."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def definition(self, reference: str) -> Definition:
+        """`name` (its newest version) or `name@version`. Raises `UnknownWorkflow`, `JournalFailed`."""
+        found = await self._journal.workflow(*split(reference))
+        if found is None:
+            raise UnknownWorkflow(f"There is no workflow {reference[:300]!r}")
+        return definition_of(bytes(found.bundle.main))
+
+
+class Prepared(NamedTuple):
+    """Ready to be run."""
+
+    definition: Definition
+    bundle: Bundle
+
+
+class Definitions:
+    """Reads and checks definitions for where they are to run. Without a `catalog`, what is configured there is not
+    looked at."""
+
+    def __init__(self, library: Library, plans: Plans, catalog: Catalog | None, kinds: Mapping[str, Kind]) -> None:
+        self._library = library
+        self._plans = plans
+        self._catalog = catalog
+        self._kinds = kinds
+
+    async def faults(self, text: bytes, media: Media) -> list[Fault]:
+        """All that is wrong with a text; `media` is `json` or `yaml`."""
+        return (await self._examined(text, media))[0]
+
+    async def prepared(self, text: bytes, media: Media) -> Prepared:
+        """Raises `DefinitionRefused`."""
+        faults, made = await self._examined(text, media)
+        if made is None:
+            raise DefinitionRefused(faults)
+        return made
+
+    async def known(self, what: Bundle) -> Prepared:
+        """Of a registered version: nothing about it has to be found out again."""
+        plan = self._plans.get(what.digest)
+        if plan is None:
+            size = len(bytes(what.main)) + sum(len(bytes(one)) for one in what.others.values())
+            plan = await _aside(size, lambda: planned(what))
+            self._plans.keep(what.digest, plan)
+        return Prepared(plan.definition, what)
+
+    async def _examined(self, text: bytes, media: Media) -> tuple[list[Fault], Prepared | None]:
+        source: Readable = await _aside(len(text), lambda: read(text, media, kinds=self._kinds))
+        definition = source.definition
+        if definition is None:
+            return list(source.faults), None
+        others = await resolve(definition, self._library)
+        size = len(text) + sum(len(one.steps) for one in others.values()) * _STEP
+
+        def work() -> tuple[Examined, Bundle | None]:
+            found = examine(source, others=others, catalog=self._catalog, kinds=self._kinds)
+            return found, None if found.plan is None else bundle(definition, others)
+
+        found, made = await _aside(size, work)
+        if found.plan is None or made is None:
+            return found.faults, None
+        self._plans.keep(made.digest, found.plan)
+        return found.faults, Prepared(definition, made)
+
+
+def split(reference: str) -> tuple[str, str | None]:
+    """`name@version` as name and version; None where there is none."""
+    name, at, version = reference.partition("@")
+    return name, version if at else None
+
+
+async def _aside(size: int, work: Callable[[], T]) -> T:
+    """In a thread, where it takes long enough for others to notice."""
+    return work() if size < _SMALL else await asyncio.to_thread(work)

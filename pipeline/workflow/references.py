@@ -1,0 +1,234 @@
+"""What the names in values and expressions lead to, and which steps must therefore have ended before.
+
+Flat names: variables of the step around, then output names, then step ids, then outwards the same again, then inputs.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from pipeline.workflow.definition import CustomStep, LlmStep
+from pipeline.workflow.fields import Field
+from pipeline.workflow.hints import Hints
+from pipeline.workflow.problems import Path, Problems
+from pipeline.workflow.scopes import Scope, inner_names, known_fields, local_of, type_of
+from pipeline.workflow.signature import Declared
+from pipeline.workflow.templates import Compiled
+
+Reference = tuple[str, ...]
+_SEARCHED = 100_000  # characters of a text
+
+
+class Reader(NamedTuple):
+    """Who reads: step number `step` of `scope`, or with None whoever the scope's results are for. `path` of the field,
+    `text` what it says."""
+
+    scope: Scope
+    step: int | None
+    path: Path
+    text: Any
+    local: frozenset[str] = frozenset()
+    certain: bool = False  # what it needs is declared besides, or everything has ended
+    quiet: bool = False  # it does without what is not there
+
+
+class References:
+    """Resolves all references of one definition, draws the edges of its scopes, and notes what leads nowhere."""
+
+    def __init__(self, root: Scope, inputs: Declared, problems: Problems) -> None:
+        self._inputs = inputs
+        self._problems = problems
+        self._hints = Hints(root, inputs, problems)
+
+    def read(self, compiled: Compiled, reader: Reader) -> None:
+        self._read(compiled.references, reader)
+        if compiled.optional:
+            self._read(compiled.optional, reader._replace(quiet=True))
+
+    def _read(self, references: Collection[Reference], reader: Reader) -> None:
+        for reference in references:
+            head = reference[0]
+            if head in reader.local:
+                continue
+            if head == "steps":
+                self._step(reference, reader)
+            elif head in {"inputs", "input"}:
+                self._input(reference, reader)
+            elif head == "outputs":
+                self._output(reference, reader)
+            else:
+                self._flat(reference, reader)
+
+    def depends(self, scope: Scope, index: int) -> None:
+        """The step's `depends_on`."""
+        step = scope.steps[index]
+        for number, name in enumerate(step.depends_on):
+            path = (*scope.path, index, "depends_on", number)
+            found = self._find(scope, name)
+            if found is None:
+                self._problems.add(path, f"there is no step {name!r}", self._hints.of_id(scope, name))
+            else:
+                self._need(Reader(scope, index, path, name), *found, name)
+
+    # The four kinds of names.
+
+    def _step(self, reference: Reference, reader: Reader) -> None:
+        if len(reference) == 1:
+            self._any_step(reference, reader)
+            return
+        found = self._find(reader.scope, reference[1])
+        if found is None:
+            self._wrong(
+                reader,
+                reference,
+                f"there is no step {reference[1]!r}",
+                lambda: self._hints.of_id(reader.scope, reference[1], "steps."),
+            )
+            return
+        if self._need(reader, *found, ".".join(reference)) and len(reference) > 2:
+            self._field(reference, reader, *found)
+
+    def _any_step(self, reference: Reference, reader: Reader) -> None:
+        """`steps` as a whole, or `steps[a variable]`."""
+        if not reader.certain:
+            self._wrong(
+                reader,
+                reference,
+                "which step this means is not known before the run",
+                lambda: f"write {reference[0]}.<id>, or name the steps under depends_on",
+            )
+
+    def _input(self, reference: Reference, reader: Reader) -> None:
+        if len(reference) == 1 or reference[1] in self._inputs.names or self._inputs.others:
+            return
+        name = reference[1]
+        self._wrong(
+            reader,
+            reference,
+            f"the input {name!r} is not declared",
+            lambda: self._hints.of_input(name, f"{reference[0]}."),
+        )
+
+    def _output(self, reference: Reference, reader: Reader) -> None:
+        if len(reference) == 1:
+            self._any_step(reference, reader)
+            return
+        name = reference[1]
+        found = self._find(reader.scope, name) or self._find_name(reader.scope, name)
+        if found is not None:
+            self._need(reader, *found, ".".join(reference))
+            return
+        self._wrong(
+            reader,
+            reference,
+            f"no step has the id or the output name {name!r}",
+            lambda: self._hints.of_name(reader.scope, name, "outputs."),
+        )
+
+    def _flat(self, reference: Reference, reader: Reader) -> None:
+        name = reference[0]
+        for scope in reader.scope.outward():
+            if name in scope.local:
+                return
+            if name in scope.names:
+                if self._need(reader, scope, scope.names[name].node, name):
+                    self._flat_field(reference, reader, scope)
+                return
+        if name not in self._inputs.names:
+            self._wrong(reader, reference, "not known here", lambda: self._hints.of_name(reader.scope, name))
+
+    # Where they lead.
+
+    def _find(self, scope: Scope, name: str) -> tuple[Scope, int] | None:
+        for outer in scope.outward():
+            if name in outer.ids:
+                return outer, outer.ids[name]
+        return None
+
+    def _find_name(self, scope: Scope, name: str) -> tuple[Scope, int] | None:
+        for outer in scope.outward():
+            if name in outer.names:
+                return outer, outer.names[name].node
+        return None
+
+    def _need(self, reader: Reader, scope: Scope, target: int, name: str) -> bool:
+        """Draws the edge: from the reader, or from what encloses the reader beside the target."""
+        here, index = reader.scope, reader.step
+        while here is not scope:
+            assert here.parent is not None  # noqa: S101 - the target was found on the way outwards
+            here, index = here.parent, here.owner
+        if index is None:
+            return True
+        if index != target:
+            here.edges[index].add(target)
+            return True
+        if reader.quiet:
+            return False
+        own = scope is reader.scope and reader.step == target
+        what = "the step itself" if own else f"the step {scope.steps[target].id!r} around this one"
+        hint = self._hints.of_own(reader.scope, name) if own else ""
+        self._problems.add(
+            reader.path,
+            f"{name}: this is {what}, which has not ended when it is needed",
+            hint,
+            self._line(reader, name),
+        )
+        return False
+
+    def _field(self, reference: Reference, reader: Reader, scope: Scope, target: int) -> None:
+        step, name = scope.steps[target], reference[2]
+        if isinstance(step, CustomStep) or name in known_fields(step) or name in inner_names(scope, target):
+            return
+        self._wrong(
+            reader,
+            reference,
+            f"a step of type {type_of(step)} has no field {name!r}",
+            lambda: self._hints.of_field(scope, target, name),
+        )
+
+    def _flat_field(self, reference: Reference, reader: Reader, scope: Scope) -> None:
+        """`draft.text` where `draft` is a step whose value is a text: certain to fail."""
+        named = scope.names[reference[0]]
+        step = scope.steps[named.node]
+        if len(reference) == 1 or named.field or named.inner or not isinstance(step, LlmStep):
+            return
+        if step.output_schema is None and reference[1] in known_fields(step):
+            self._wrong(
+                reader,
+                reference,
+                f"{reference[0]} is the step's text, which has no fields",
+                lambda: f"write steps.{step.id}.{reference[1]}",
+            )
+
+    # Saying so.
+
+    def _wrong(self, reader: Reader, reference: Reference, message: str, hint: Callable[[], str]) -> None:
+        if reader.quiet:
+            return
+        if self._problems.full:
+            self._problems.add(reader.path, message)
+        else:
+            shown = ".".join(reference)
+            self._problems.add(reader.path, f"{shown}: {message}", hint(), self._line(reader, shown))
+
+    @staticmethod
+    def _line(reader: Reader, shown: str) -> int:
+        """In which line of a text it stands, as far as can be told."""
+        if not isinstance(reader.text, str) or len(reader.text) > _SEARCHED or "\n" not in reader.text:
+            return 0
+        for wanted in (shown, shown.rpartition(".")[2]):
+            position = reader.text.find(wanted)
+            if position >= 0:
+                return reader.text.count("\n", 0, position)
+        return 0
+
+
+def reader_of(scope: Scope, index: int, field: Field) -> Reader:
+    step = scope.steps[index]
+    path = (*scope.path, index, *field.path)
+    certain = bool(step.depends_on)
+    if not field.inner:
+        return Reader(scope, index, path, field.value, field.local, certain)
+    child = scope.children.get(index)
+    if child is None:
+        return Reader(scope, index, path, field.value, local_of(step), certain)
+    return Reader(child, None, path, field.value, certain=True)

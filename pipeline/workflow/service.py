@@ -1,0 +1,261 @@
+"""What can be asked of workflows and runs, as the REST API and local commands ask it.
+
+Who asks is a caller's name: each sees its own runs only, and everybody the registered workflows.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any, NoReturn
+
+import msgspec
+
+from pipeline.core.errors import InvalidRequest
+from pipeline.workflow import inputs
+from pipeline.workflow.engine import Elsewhere, Engine
+from pipeline.workflow.errors import Conflict, DefinitionRefused, Fault, UnknownRun, UnknownWorkflow
+from pipeline.workflow.events import QUIET_S, Hub, Watch
+from pipeline.workflow.history import fold
+from pipeline.workflow.journal import Journal, Registered, RunRecord
+from pipeline.workflow.library import Definitions, Prepared, split
+from pipeline.workflow.source import Media
+from pipeline.workflow.states import RunState
+from pipeline.workflow.views import (
+    RunList,
+    RunSummary,
+    RunView,
+    StartRun,
+    StepView,
+    WorkflowSummary,
+    WorkflowView,
+)
+
+TAKEN = frozenset({"validate"})  # names that the API's own paths have
+
+
+class Service:
+    """The one door to an engine and its journal; to be used from their event loop. All methods raise `JournalFailed`;
+    those that change a run raise `UnknownRun`, `Conflict`, and `Elsewhere` where another process executes it."""
+
+    def __init__(self, journal: Journal, engine: Engine, definitions: Definitions, hub: Hub) -> None:
+        self._journal = journal
+        self._engine = engine
+        self._definitions = definitions
+        self._hub = hub
+
+    # Workflows.
+
+    async def validate(self, text: bytes, media: Media) -> list[Fault]:
+        """All that is wrong with a definition; `media` is `json` or `yaml`."""
+        return await self._definitions.faults(text, media)
+
+    async def register(self, text: bytes, media: Media, caller: str) -> tuple[WorkflowView, bool]:  # noqa: ARG002
+        """What is registered then, and whether it is new. Raises `DefinitionRefused`, `VersionTaken`."""
+        made = await self._definitions.prepared(text, media)
+        definition = made.definition
+        if definition.name in TAKEN:
+            raise DefinitionRefused([Fault("name", f"no workflow of this name can be registered: {definition.name!r}")])
+        asked = Registered(
+            definition.name,
+            definition.version,
+            sha256(made.bundle.main).hexdigest(),
+            time.time(),
+            definition.description,
+            text.decode(),
+            made.bundle,
+        )
+        registered = await self._journal.register(asked)
+        return _workflow(registered), registered.created_at == asked.created_at
+
+    async def workflows(self) -> list[WorkflowSummary]:
+        return [
+            WorkflowSummary(
+                name=one.name,
+                version=one.version,
+                digest=one.digest,
+                created_at=one.created_at,
+                description=one.description,
+            )
+            for one in await self._journal.workflows()
+        ]
+
+    async def workflow(self, name: str, version: str | None) -> WorkflowView:
+        """None as version: the newest. Raises `UnknownWorkflow`."""
+        return _workflow(await self._registered(name, version))
+
+    # Runs.
+
+    def new_id(self, caller: str, idempotency_key: str | None) -> str:
+        """Of a run to be started. The same key of the same caller makes the same id, so that all shards agree on whose
+        run it is; any other is a UUID of version 7 (RFC 9562, 5.7): ordered by time, and not to be guessed."""
+        if idempotency_key is None:
+            return f"run_{_uuid7()}"
+        return f"run_{sha256(msgspec.json.encode((caller, idempotency_key))).hexdigest()[:32]}"
+
+    async def start(
+        self,
+        asked: StartRun,
+        caller: str,
+        priority: int,
+        idempotency_key: str | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> tuple[RunSummary, bool]:
+        """The run, and whether it is new. Raises `DefinitionRefused`, `InputRefused`, `UnknownWorkflow`, `Conflict`,
+        `TooManyRuns`, `InvalidRequest`."""
+        run_id = run_id or self.new_id(caller, idempotency_key)
+        digest = sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
+        if idempotency_key is not None and (known := await self._journal.run(run_id)) is not None:
+            if known.request_digest != digest:
+                raise Conflict("The Idempotency-Key came before with another request", param="Idempotency-Key")
+            return _summary(known), False
+        made = await self._asked_for(asked)
+        given = inputs.check(made.definition, asked.inputs)
+        now = time.time()
+        record = RunRecord(
+            run_id,
+            made.definition.name,
+            made.definition.version,
+            made.bundle.digest,
+            RunState.PENDING,
+            now,
+            now,
+            caller=caller,
+            priority=priority,
+            inputs=given,
+            idempotency_key=idempotency_key,
+            request_digest=digest,
+            options=_options(asked),
+        )
+        run = await self._engine.submit(record, made.bundle)
+        return _summary(run), run.created_at == now
+
+    async def run(self, run_id: str, caller: str) -> RunView:
+        """With its steps. Raises `UnknownRun`."""
+        record = await self._own(run_id, caller)
+        history = fold(await self._journal.entries(run_id))
+        steps = [msgspec.convert(step, StepView, from_attributes=True) for step in history.steps.values()]
+        return RunView(**_shared(record), inputs=record.inputs, outputs=record.outputs, steps=steps)
+
+    async def runs(
+        self,
+        caller: str,
+        *,
+        workflow: str | None = None,
+        states: Sequence[RunState] = (),
+        limit: int = 100,
+        after: str | None = None,
+    ) -> RunList:
+        """The caller's, the newest first. `after`: a page's `next`."""
+        page = await self._journal.runs(caller=caller, workflow=workflow, states=states, limit=limit, after=after)
+        return RunList([_summary(record) for record in page.runs], page.next)
+
+    async def pause(self, run_id: str, caller: str) -> RunSummary:
+        await self._own(run_id, caller)
+        return _summary(await self._engine.pause(run_id))
+
+    async def resume(self, run_id: str, caller: str) -> RunSummary:
+        await self._own(run_id, caller)
+        return _summary(await self._engine.resume(run_id))
+
+    async def cancel(self, run_id: str, caller: str, because: str = "") -> RunSummary:
+        await self._own(run_id, caller)
+        return _summary(await self._engine.cancel(run_id, because))
+
+    async def retry(self, run_id: str, caller: str, step: str | None = None) -> RunSummary:
+        await self._own(run_id, caller)
+        return _summary(await self._engine.retry(run_id, step))
+
+    async def signal(self, run_id: str, caller: str, event: str, payload: object = None) -> RunSummary:
+        await self._own(run_id, caller)
+        return _summary(await self._engine.signal(run_id, event, payload))
+
+    async def finished(self, run_id: str, caller: str) -> RunView:
+        """The run, once it has ended; it is executed here."""
+        await self._own(run_id, caller)
+        await self._engine.finished(run_id)
+        return await self.run(run_id, caller)
+
+    # Watching.
+
+    async def watching(
+        self, run_id: str, caller: str, after: int = 0, *, here: bool = False, quiet: float = QUIET_S
+    ) -> Watch | None:
+        """All that happened after entry number `after`, and what happens (see `Watch`, which is to be closed); None
+        where that is nothing, and never will be. Raises `Elsewhere`, unless it is to be told of `here` all the same."""
+        record = await self._own(run_id, caller)
+        if not here and record.holder not in {"", self._journal.holder} and not record.state.final:
+            raise Elsewhere(record.holder)
+        if record.state.final and after >= record.last:
+            return None
+        return self._hub.watch(record, after, quiet)
+
+    async def _own(self, run_id: str, caller: str) -> RunRecord:
+        """Raises `UnknownRun` for another's as for one that there never was."""
+        record = await self._journal.run(run_id)
+        if record is None or record.caller != caller:
+            _unknown(run_id)
+        return record
+
+    async def _registered(self, name: str, version: str | None) -> Registered:
+        found = await self._journal.workflow(name, version)
+        if found is None:
+            what = name if version is None else f"{name}@{version}"
+            raise UnknownWorkflow(f"There is no workflow {what[:300]!r}", param="workflow")
+        return found
+
+    async def _asked_for(self, asked: StartRun) -> Prepared:
+        if (asked.workflow is None) == (asked.definition is None):
+            raise InvalidRequest("Send either 'workflow' or 'definition'.", param="workflow")
+        if asked.definition is not None:
+            return await self._definitions.prepared(msgspec.json.encode(asked.definition), "json")
+        registered = await self._registered(*split(asked.workflow or ""))
+        return await self._definitions.known(registered.bundle)
+
+
+def _unknown(run_id: str) -> NoReturn:
+    raise UnknownRun(f"There is no run {run_id[:128]!r}", param="id")
+
+
+def _workflow(registered: Registered) -> WorkflowView:
+    return WorkflowView(
+        name=registered.name,
+        version=registered.version,
+        digest=registered.digest,
+        created_at=registered.created_at,
+        description=registered.description,
+        source=registered.source,
+        definition=registered.bundle.main,
+    )
+
+
+def _shared(record: RunRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "workflow": record.workflow,
+        "version": record.version,
+        "state": record.state,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+        "error": record.error,
+        "wake_at": record.wake_at,
+        "metadata": record.options.get("metadata", {}),
+        "last": record.last,
+    }
+
+
+def _summary(record: RunRecord) -> RunSummary:
+    return RunSummary(**_shared(record))
+
+
+def _options(asked: StartRun) -> dict[str, Any]:
+    given = {"max_concurrency": asked.max_concurrency, "metadata": asked.metadata}
+    return {name: value for name, value in given.items() if value}
+
+
+def _uuid7() -> str:
+    """As 32 digits."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    number = number & ~(0xF << 76) | 0x7 << 76
+    return f"{number & ~(0x3 << 62) | 0x2 << 62:032x}"

@@ -1,0 +1,105 @@
+"""What all runs of an engine have in common."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from config.schema import WorkflowsSection
+from pipeline.workflow.errors import JournalFailed
+from pipeline.workflow.journal import Journal
+from pipeline.workflow.places import Places
+from pipeline.workflow.ports import Catalog, Clock, Handler, Services, Watcher
+from pipeline.workflow.templates import Limits
+
+if TYPE_CHECKING:
+    from pipeline.workflow.run import Run
+
+log = structlog.get_logger("headgate.workflow")
+
+COUNTERS = (
+    "runs_submitted",
+    "runs_completed",
+    "runs_partial",
+    "runs_failed",
+    "runs_cancelled",
+    "runs_resumed",
+    "runs_lost",
+    "steps_completed",
+    "steps_failed",
+    "steps_skipped",
+    "steps_retried",
+    "steps_postponed",
+    "journal_failures",
+)
+
+
+class Shared:
+    """`gone` is told of every run that is no longer executed here, with its last state. `now` is the wall clock: the
+    journal's times outlive the process. `forsaken`: tasks of handlers that would not stop."""
+
+    __slots__ = (
+        "_failing",
+        "catalog",
+        "counters",
+        "forsaken",
+        "gone",
+        "handlers",
+        "journal",
+        "limits",
+        "loop",
+        "now",
+        "places",
+        "run_timeout",
+        "section",
+        "services",
+        "step_timeout",
+        "watcher",
+        "writers",
+    )
+
+    def __init__(
+        self,
+        journal: Journal,
+        services: Services,
+        catalog: Catalog,
+        section: WorkflowsSection,
+        *,
+        handlers: Mapping[str, Handler],
+        watcher: Watcher,
+        now: Clock,
+    ) -> None:
+        self.journal = journal
+        self.services = services
+        self.catalog = catalog
+        self.section = section
+        self.handlers = handlers
+        self.watcher = watcher
+        self.now = now
+        self.places = Places(section.max_steps, section.type_limits)
+        self.limits = Limits(section.template_max_chars, section.template_timeout_ms / 1000)
+        self.step_timeout = section.step_timeout_ms / 1000 or None
+        self.run_timeout = section.run_timeout_ms / 1000 or None
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.writers: set[asyncio.Task[None]] = set()
+        self.forsaken: set[asyncio.Task[Any]] = set()
+        self._failing = False
+        self.loop: asyncio.AbstractEventLoop
+        self.gone: Callable[[Run], None]
+
+    def open(self, loop: asyncio.AbstractEventLoop, gone: "Callable[[Run], None]") -> None:
+        self.loop = loop
+        self.gone = gone
+
+    def journal_failed(self, error: JournalFailed) -> None:
+        """Said once when it begins, and once when it is over."""
+        if not self._failing:
+            self._failing = True
+            self.counters["journal_failures"] += 1
+            log.error("journal_unavailable", error=str(error))
+
+    def journal_works(self) -> None:
+        if self._failing:
+            self._failing = False
+            log.info("journal_back")

@@ -1,0 +1,135 @@
+"""What has to be done again and again: leases renewed, runs taken up that are due or that somebody left behind, what is
+too old deleted."""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from pipeline.workflow.errors import JournalFailed
+from pipeline.workflow.runs import Runs
+from pipeline.workflow.shared import Shared
+
+CLAIMED_AT_ONCE = 200
+_EXPIRED_EVERY = 60.0  # seconds
+_LATEST = 3600.0  # a timer is set for no longer
+
+log = structlog.get_logger("headgate.workflow")
+
+
+class Upkeep:
+    """Between its rounds it sleeps until a run is due, or a place for one has come free."""
+
+    def __init__(self, shared: Shared, mine: Callable[[str], bool]) -> None:
+        self._shared = shared
+        self._mine = mine
+        self._runs: Runs | None = None
+        self._every = shared.section.lease_ms / 3000
+        self._wanted = asyncio.Event()
+        self._due: float | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._expires = 0.0
+
+    def nudge(self) -> None:
+        """A run may be taken up now, or is due sooner than was known."""
+        self._wanted.set()
+
+    async def start(self, runs: Runs) -> None:
+        """The first round is over when it returns."""
+        self._runs = runs
+        await self._guarded(self._look())
+        self._tasks = [
+            self._shared.loop.create_task(self._renewing()),
+            self._shared.loop.create_task(self._taking_up(runs)),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _renewing(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            await self._guarded(self._shared.journal.renew())
+
+    async def _taking_up(self, runs: Runs) -> None:
+        loop = self._shared.loop
+        looks = loop.time() + self._every
+        while True:
+            try:
+                async with asyncio.timeout(max(min(self._until_due(runs), looks - loop.time()), 0.0)):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            if loop.time() >= looks:
+                looks = loop.time() + self._every
+                await self._guarded(self._look())
+                await self._guarded(self._expire())
+            else:
+                await self._guarded(self._take_up())
+
+    def _until_due(self, runs: Runs) -> float:
+        """Seconds until the next run is due; no sooner than there is a place for it."""
+        if not runs.room:
+            return _LATEST
+        moments = [moment for moment in (self._due, runs.wakes[0] if runs.wakes else None) if moment is not None]
+        return min(moments, default=_LATEST + self._shared.now()) - self._shared.now()
+
+    async def _guarded(self, doing: Coroutine[Any, Any, None]) -> None:
+        try:
+            await doing
+        except JournalFailed as error:
+            self._shared.journal_failed(error)
+        except Exception:  # the next round may be luckier
+            log.exception("upkeep_broke")
+        else:
+            self._shared.journal_works()
+
+    async def _look(self) -> None:
+        runs = self._held_runs()
+        runs.left_behind = await self._shared.journal.counts()
+        runs.open = sum(runs.left_behind.values())
+        await self._take_up()
+        due = await self._shared.journal.next_due()
+        # What is due already and was not taken up is not ours.
+        self._due = due if due is not None and due > self._shared.now() else None
+
+    async def _take_up(self) -> None:
+        """Claims what there is room for."""
+        self._wanted.clear()
+        runs, now = self._held_runs(), self._shared.now()
+        while True:
+            room = min(runs.room, CLAIMED_AT_ONCE)
+            runs.backlog = not room
+            if not room:
+                break
+            if await self._claim(runs, room, now) < room and not runs.backlog:
+                break
+        while runs.wakes and runs.wakes[0] <= now:
+            heapq.heappop(runs.wakes)
+        if self._due is not None and self._due <= now:
+            self._due = None
+
+    async def _claim(self, runs: Runs, room: int, due: float) -> int:
+        claimed = []
+        runs.coming += room
+        try:
+            claimed = await self._shared.journal.claim_many(room, due=due, mine=self._mine)
+        finally:
+            runs.coming -= room - len(claimed)
+        await runs.load(claimed)
+        return len(claimed)
+
+    async def _expire(self) -> None:
+        hours = self._shared.section.retention_hours
+        if not hours or self._shared.loop.time() < self._expires:
+            return
+        self._expires = self._shared.loop.time() + _EXPIRED_EVERY
+        await self._shared.journal.expire(self._shared.now() - hours * 3600)
+
+    def _held_runs(self) -> Runs:
+        assert self._runs is not None  # noqa: S101 - start sets it
+        return self._runs
