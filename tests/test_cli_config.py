@@ -151,7 +151,7 @@ def test_the_command_starts_without_importing_what_other_commands_need():
 
 
 @pytest.mark.parametrize(
-    ("template", "told"), [("{{ foo", "line 1: unexpected end of template"), ("{{ nope }}", "'nope' is undefined")]
+    ("template", "told"), [("{{ foo", "line 1: unexpected end of template"), ("{{ nope }}", "`nope` is not known here")]
 )
 def test_a_template_that_cannot_be_rendered_is_a_problem(folder, template, told):
     (folder / "pipeline.toml").write_text(f"{GOOD}template = '{template}'\n")

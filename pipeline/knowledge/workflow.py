@@ -52,7 +52,8 @@ class Collections(Protocol):
 
 class CollectionKnowledge:
     """`pipeline.workflow.ports.Knowledge` over the configured collections. Raises `Postponed` too, where the knowledge
-    process has no place left. Owns neither."""
+    process has no place left. It does not own what it is given, but is to be closed before its event loop: uvloop's
+    would wait for the parsers' process for ever."""
 
     def __init__(self, sections: Sequence[CollectionSection], collections: Collections) -> None:
         self._sections = {section.name: section for section in sections}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -101,8 +101,7 @@ def build_workflows(
         watcher=hub,
         mine=mine,
     )
-    called = cast("RegisteredLibrary", library) if library is not None else RegisteredLibrary(journal)
-    definitions = Definitions(called, plans, catalog, kinds)
+    definitions = Definitions(library or RegisteredLibrary(journal), plans, catalog, kinds)
     service = Service(journal, engine, definitions, hub)
     closed: list[_Closed] = [knowledge, outside, *([reached] if collections is None else [])]
     return Workflows(service, engine, hub, _Parts(journal, catalog, closed, shard))

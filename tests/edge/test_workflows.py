@@ -253,5 +253,14 @@ async def test_head_and_options(here):
     async with connected(here.port) as wire:
         await wire.send(get("/v1/workflows", method="HEAD"))
         assert (await wire.head()).status == 200
-        await wire.send(get("/v1/workflows", method="OPTIONS"))
-        assert (await wire.head()).status == 204
+        for path, allowed in (
+            ("/v1/workflows", "GET, HEAD, OPTIONS, POST"),
+            ("/v1/workflows/validate", "OPTIONS, POST"),
+            ("/v1/runs/run_x", "GET, HEAD, OPTIONS"),
+            ("/v1/runs/run_x/signal", "OPTIONS, POST"),
+        ):
+            await wire.send(get(path, method="OPTIONS"))
+            head = await wire.head()
+            assert (head.status, head.headers["allow"]) == (204, allowed)
+        await wire.send(get("/v1/runs/run_x/explode", method="OPTIONS"))
+        assert (await wire.answer()).status == 404
