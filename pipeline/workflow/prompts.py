@@ -1,9 +1,9 @@
 """Steps' prompts through the pipeline's own door, in the same process: the same admission, limits, stages and books as
 a client's.
 
-Of a run that has not begun, prompts go in one class lower than the run's, so that runs under way, which hold memory and
-whose callers wait for their end, come first where there is not enough for all. In the class low there is none lower:
-there first prompts stand beside the others, in turn.
+A run's first prompts go in its own class, later ones in the class above: what was begun is finished before more is
+begun, also where ordinary prompts ask for more than there is. Class critical has none above it: there they stand beside
+the others, in turn.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,6 +37,7 @@ T = TypeVar("T", bound=Sink)
 _RETRYABLE = (BackendFailed, RetrievalFailed, StageFailed, DeadlineExceeded, ShardLost)
 _NEVER = frozenset({Reason.BACKEND_AUTH})  # our credentials are wrong: so they will be next time
 _POSTPONED_SECONDS = 1.0  # where the error does not say
+_SOON = 1.0  # to ask again costs nothing here; what clients are told spreads thousands of them over the time of all
 
 
 class IngressPrompts:
@@ -106,7 +107,9 @@ def told(error: HeadgateError) -> StepFailed | Postponed:
     if isinstance(error, Overloaded | RateLimited) or (
         isinstance(error, Cancelled) and error.reason == Reason.SHUTDOWN
     ):
-        return Postponed(error.reason, _POSTPONED_SECONDS if error.retry_after is None else error.retry_after)
+        seconds = _POSTPONED_SECONDS if error.retry_after is None else error.retry_after
+        busy = isinstance(error, Overloaded) and error.reason != Reason.CIRCUIT_OPEN
+        return Postponed(error.reason, min(seconds, _SOON) if busy else seconds)
     details: dict[str, Any] = {"status": error.status, "reason": str(error.reason)}
     if error.param is not None:
         details["param"] = error.param
@@ -120,9 +123,9 @@ def told(error: HeadgateError) -> StepFailed | Postponed:
 
 
 def _priority(asking: Asking, caller: Caller) -> Priority:
-    """The run's class, which its caller may have lost since, or one below."""
+    """The run's class, which its caller may have lost since; once the run is under way, the one above."""
     own = max(asking.priority, caller.priority)
-    return Priority(min(Priority.LOW, own if asking.underway else own + 1))
+    return Priority(max(Priority.CRITICAL, own - 1) if asking.underway else own)
 
 
 def _question(messages: Sequence[ChatMessage]) -> str:

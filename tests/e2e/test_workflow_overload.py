@@ -29,7 +29,7 @@ name = "echo"
 worker = "echo"
 """
 CLIENTS = 100
-RUNS = 40
+RUNS = 200
 SECONDS = 10.0
 
 WORKFLOW = """
@@ -61,7 +61,7 @@ async def test_no_half_done_run_is_stranded(tmp_path: Path):
             await workflows.register(WORKFLOW)
             clients = [asyncio.ensure_future(client(session)) for _ in range(CLIENTS)]
             await asyncio.sleep(1.0)  # the queues are full
-            runs = [await workflows.start("three", {"n": n}) for n in range(RUNS)]
+            runs = await asyncio.gather(*(workflows.start("three", {"n": n}) for n in range(RUNS)))
             await asyncio.gather(*clients)
             under_load = [await workflows.run(run.id) for run in runs]
             async with asyncio.timeout(20):

@@ -1,8 +1,8 @@
 """Collections as workflow steps see them: over a real knowledge process, and without one."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from pipeline.knowledge.client import KnowledgeClient
 from pipeline.knowledge.errors import Busy
 from pipeline.knowledge.ingest import ingest
 from pipeline.knowledge.places import SOCKET
+from pipeline.knowledge.wire import Piece
 from pipeline.knowledge.workflow import CollectionKnowledge, Collections, local_collections, told
 from pipeline.workflow.errors import Postponed, StepFailed
 from tests.knowledge.helpers import config, served
@@ -67,16 +68,35 @@ async def test_it_is_cut_as_ingest_cuts_it(tmp_path: Path):
         assert (await knowledge.search("mine", "ferry number 7", 1))[0].title.startswith("Ferries > Part")
 
 
+class Waiting:
+    """Passes calls on; a document's first write waits a moment for another one's."""
+
+    def __init__(self, client: KnowledgeClient) -> None:
+        self.digests: list[str] = []
+        self._other = asyncio.Event()
+        self._client = client
+        self.search, self.embed, self.delete, self.aclose = client.search, client.embed, client.delete, client.aclose
+
+    async def write(self, collection: str, pieces: Sequence[Piece]) -> None:
+        self.digests.append(pieces[0].digest)
+        if len(set(self.digests)) > 1:
+            self._other.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await self._other.wait()
+        await self._client.write(collection, pieces)
+
+
 async def test_versions_that_come_together_do_not_mix(tmp_path: Path):
     conf = config(tmp_path)
-    async with served(conf) as client, over(conf, client) as knowledge:
-        versions = [LONG.replace("ferry", f"version{n}") for n in range(4)]
-        await asyncio.gather(*[knowledge.upsert("docs", "long.md", "", text) for text in versions])
-        documents = await client.documents("docs")
-        assert list(documents) == ["long.md"]
-        assert documents["long.md"]  # complete, and one
-        found = await knowledge.search("docs", "version3", 100)
-        assert all("version3" in one.text for one in found)
+    async with served(conf) as client:
+        waiting = Waiting(client)
+        async with over(conf, waiting) as knowledge:
+            texts = ["First. " * 3000, "Second. " * 3000]
+            await asyncio.gather(*[knowledge.upsert("docs", "a.txt", "", text) for text in texts])
+        first, second = dict.fromkeys(waiting.digests)
+        assert waiting.digests == sorted(waiting.digests, key=[first, second].index)
+        assert await client.documents("docs") == {"a.txt": second}  # complete, and one
 
 
 async def test_one_that_was_broken_off_is_made_again(tmp_path: Path):

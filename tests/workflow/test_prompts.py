@@ -95,11 +95,12 @@ async def test_vectors_in_the_order_of_the_texts():
 @pytest.mark.parametrize(
     ("priority", "underway", "seen"),
     [
-        (Priority.NORMAL, True, Priority.NORMAL),
-        (Priority.NORMAL, False, Priority.LOW),
-        (Priority.CRITICAL, False, Priority.NORMAL),  # its caller's class is high
+        (Priority.NORMAL, True, Priority.HIGH),
+        (Priority.NORMAL, False, Priority.NORMAL),
+        (Priority.CRITICAL, False, Priority.HIGH),  # its caller's class is high
+        (Priority.CRITICAL, True, Priority.CRITICAL),
         (Priority.LOW, False, Priority.LOW),
-        (Priority.LOW, True, Priority.LOW),
+        (Priority.LOW, True, Priority.NORMAL),
     ],
 )
 async def test_runs_under_way_outrank_new_ones(priority: Priority, underway: bool, seen: Priority):

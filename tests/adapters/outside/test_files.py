@@ -1,7 +1,6 @@
 """Files in a real folder: whole or not at all, within it, and each append once, through crashes too."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,8 +16,6 @@ from hypothesis import strategies as st
 from pipeline.adapters.outside import folder as folders
 from pipeline.adapters.outside.files import NOTES, Files, Pending
 from pipeline.workflow.errors import StepFailed
-
-SMALL = 65_536
 
 
 def write(root: Path, path: str, content: bytes = b"x", *, append: bool = False, key: str = "k") -> str:
@@ -173,25 +170,27 @@ from pipeline.workflow.errors import StepFailed
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
-    Files(Path(sys.argv[1])).write("log", b"y" * 100_000, append=sys.argv[2] == "append", key="big")
+    Files(Path(sys.argv[1])).write("log", b"y" * int(sys.argv[3]), append=sys.argv[2] == "append", key="big")
 except StepFailed as error:
     print(error.kind)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["append", "whole"])
-def test_a_write_that_finds_no_room_leaves_what_there_was(tmp_path: Path, mode: str):
-    """A file's size is limited here, as the disk's is elsewhere: the write breaks off in the middle."""
-    write(tmp_path, "log", b"before", append=True, key="first")
+@pytest.mark.parametrize(("mode", "size"), [("append", 20_000), ("append", 100_000), ("whole", 100_000)])
+def test_a_write_that_finds_no_room_leaves_what_there_was(tmp_path: Path, mode: str, size: int):
+    """A file's size is limited here, as the disk's is elsewhere: the write breaks off in the middle, of the file or of
+    what is noted beside it."""
+    before = b"before" * 10_000
+    write(tmp_path, "log", before, append=True, key="first")
     child = subprocess.run(
-        [sys.executable, "-c", _LIMITED, str(tmp_path), mode], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _LIMITED, str(tmp_path), mode, str(size)], capture_output=True, text=True, check=True
     )
     assert child.stdout == "file_failed\n"
-    assert (tmp_path / "log").read_bytes() == b"before"
+    assert (tmp_path / "log").read_bytes() == before
     assert {entry.name for entry in tmp_path.iterdir()} == {"log", NOTES}
     write(tmp_path, "log", b", after", append=True, key="second")
-    assert (tmp_path / "log").read_bytes() == b"before, after"
+    assert (tmp_path / "log").read_bytes() == before + b", after"
 
 
 def test_a_full_disk_is_worth_another_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -246,7 +245,3 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path):
     root = tmp_path / "file"
     root.write_text("x")
     assert kind(lambda: write(root, "a")) in {"file_failed", "not_allowed"}
-
-
-def test_the_limit_above_is_a_real_one():
-    assert resource.RLIMIT_FSIZE >= 0

@@ -85,11 +85,7 @@ async def test_redirects_within_what_is_allowed():
 async def test_a_redirect_that_keeps_the_method():
     async with requests() as port, listening(redirecting("/end", status=307)) as (url, seen):
         assert (await port.send("POST", f"{url}/0", {}, b"x", None))[2] == b"POST /end"
-    assert await_length(seen[1]) == 1
-
-
-def await_length(request: web.Request) -> int:
-    return request.content_length or 0
+    assert seen[1].content_length == 1
 
 
 async def test_a_redirect_to_elsewhere_is_not_followed():
@@ -184,13 +180,12 @@ async def test_nobody_there_and_nobody_who_speaks_http():
 
     server = await asyncio.start_server(rude, "127.0.0.1", 0)
     port_number = server.sockets[0].getsockname()[1]
-    async with requests("127.0.0.1", "no-such-host.invalid") as port:
+    async with requests() as port:
         rude_error = await failing(port, f"http://127.0.0.1:{port_number}/")
         server.close()
         await server.wait_closed()
         gone = await failing(port, f"http://127.0.0.1:{port_number}/p?key=secret")
-        unknown = await failing(port, "http://no-such-host.invalid/")
-    for error in (rude_error, gone, unknown):
+    for error in (rude_error, gone):
         assert (error.kind, error.retryable) == ("unreachable", True)
         assert "secret" not in error.message
 

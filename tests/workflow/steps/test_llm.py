@@ -62,7 +62,7 @@ async def test_a_prompt_and_all_its_fields():
     assert result.fields["metadata"] == {"route": "echo", "finish_reason": "stop", "asks": 1, "worker": "echo"}
     msgspec.json.encode(result.fields)
     assert books.ended[0].session_id == "run-1"
-    assert books.ended[0].priority == 3  # its run has not begun
+    assert books.ended[0].priority == 2  # its run has not begun
 
 
 async def test_messages_and_parameters_reach_the_worker():
@@ -133,16 +133,16 @@ async def test_an_answer_in_json():
     assert result.fields["metadata"]["asks"] == 1
 
 
-async def asked_until(*texts: str, attempts: int = 3, **fields: Any) -> tuple[Result, ScriptedWorker]:
-    async with prompts() as (port, worker, _):
+async def asked_until(*texts: str, attempts: int = 3, **fields: Any) -> tuple[Result, ScriptedWorker, Books]:
+    async with prompts() as (port, worker, books):
         for text in texts:
             answer(worker, text, usage=Usage(10, 2))
         one = step(route="said", prompt="How was it?", output_schema=SCHEMA, output_attempts=attempts, **fields)
-        return await llm(one, Context(one, prompts=port)), worker
+        return await llm(one, Context(one, prompts=port)), worker, books
 
 
 async def test_a_wrong_answer_is_asked_for_again_with_what_was_wrong():
-    result, worker = await asked_until("Good!", '{"mood": "fine"}', '{"mood": "good", "score": 1}')
+    result, worker, books = await asked_until("Good!", '{"mood": "fine"}', '{"mood": "good", "score": 1}')
     assert result.value == {"mood": "good", "score": 1}
     assert result.fields["usage"] == {"prompt_tokens": 30, "completion_tokens": 6, "total_tokens": 36}
     assert result.fields["metadata"]["asks"] == 3
@@ -154,10 +154,11 @@ async def test_a_wrong_answer_is_asked_for_again_with_what_was_wrong():
     assert "there is no JSON" in second.messages[3].text
     assert "mood: " in third.messages[-1].text
     assert len({request.request_id for request in worker.requests}) == 3
+    assert [ticket.priority for ticket in books.ended] == [2, 1, 1]  # from the second on the run is under way
 
 
 async def test_the_instruction_goes_to_the_steps_own_system_message():
-    _, worker = await asked_until('{"mood": "bad"}', system="You are a critic.")
+    _, worker, _ = await asked_until('{"mood": "bad"}', system="You are a critic.")
     (request,) = worker.requests
     assert request.messages[0].text.startswith("You are a critic.\n\nAnswer with JSON")
     assert [message.role for message in request.messages] == ["system", "user"]
