@@ -163,9 +163,10 @@ class WorkflowHandlers:
         return road
 
     def _enabled(self) -> Service:
-        """Raises `UnknownPath`."""
+        """Raises `UnknownPath`, `JournalFailed`."""
         if self._service is None:
             raise UnknownPath("Workflows are not enabled on this server (workflows.enabled)")
+        self._service.check()
         return self._service
 
     # Ends.

@@ -21,6 +21,7 @@ from pipeline.workflow.service import Service
 _OTHERS_SECONDS = 2.0  # for the shards that start beside this one, which take up their own runs
 _LOOK_EVERY = 0.02
 _AGAIN_SECONDS = 1.0  # between two attempts to open the journal
+_OPENING = "The journal is being opened; try again in a moment"
 
 log = structlog.get_logger("headgate.workflow")
 
@@ -58,6 +59,7 @@ class ShardWorkflows:
             mine=lambda run_id: relay.road(run_id) is None,
         )
         self._starting: asyncio.Task[None] | None = None
+        self.service.unavailable = _OPENING
 
     @property
     def service(self) -> Service:
@@ -93,10 +95,11 @@ class ShardWorkflows:
                 await self._parts.start()
             except JournalFailed as error:
                 if error.message != known:
-                    log.error("journal_unavailable", because=error.message)
-                known = error.message
+                    log.warning("journal_unavailable", error=error.message)
+                known = self.service.unavailable = error.message
                 await asyncio.sleep(_AGAIN_SECONDS)
             else:
+                self.service.unavailable = ""
                 if known:
                     log.info("journal_back")
                 return
@@ -105,5 +108,5 @@ class ShardWorkflows:
         """Runs that were interrupted belong to all shards: the first one that is there must not take them all."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _OTHERS_SECONDS
-        while len(self._memory.peers()) < self._memory.shards and loop.time() < until:
+        while len(self._memory.peers()) < self._memory.shards and loop.time() < until:  # noqa: ASYNC110 - memory tells nobody
             await asyncio.sleep(_LOOK_EVERY)

@@ -17,20 +17,37 @@ AT_A_TIME = 100  # turns that end at once are gone through in one turn of the lo
 
 class Composite(Doing):
     """What it has come to so far is not journalled for itself: it follows from the steps inside. So it is taken up, and
-    tried again, by going through them from the first one on, and those that were completed are not done again."""
+    tried again, by going through them from the first one on, and those that were completed are not done again.
+    `blemished`: one inside failed, and it went on."""
 
-    __slots__ = ("_again_at", "_going", "_known", "_over", "_waiting", "frames", "kept")
+    __slots__ = (
+        "_again_at",
+        "_emptying",
+        "_going",
+        "_known",
+        "_leaving",
+        "_over",
+        "_since",
+        "_waiting",
+        "blemished",
+        "frames",
+        "kept",
+    )
 
     def __init__(self, frame: Frame, node: Node, record: StepRecord | None) -> None:
         super().__init__(frame, node, record)
         self.frames: set[Frame] = set()
+        self.blemished = False
         self._going = False
         self._over = False
         self._waiting = False  # for the next attempt
+        self._emptying = False  # what was under way inside has been cancelled, and is not gone yet
+        self._leaving: Leaving | None = None  # who waits for that
         self.kept = frame.kept
         if self.kept is None and node.step.retry is not None:
             self.kept = {}
         self._known = record is not None and record.state is StepState.RUNNING  # it has been said that it began
+        self._since = record.attempt_at if record is not None and self._known else None
         self._again_at = record.again_at if record is not None and record.state is StepState.RETRYING else None
 
     # For the types of steps.
@@ -53,15 +70,19 @@ class Composite(Doing):
         if self.dropped or self.run.hold(self.begin):
             return
         if self._again_at is not None:
-            left, self._again_at = self._again_at - self.run.now(), None
-            self.again(left)
+            pause, self._again_at = self._again_at - self.run.now(), None
+            self.again(pause)
             return
         if not self._known:
             self.attempt += 1
             self.run.queue(StepStarted(self.run.now(), self.path, self.attempt))
-        seconds = self.seconds()
-        if seconds is not None:
-            self.timer = self.run.loop.call_later(seconds, self._expire)
+        left = self._time_left()
+        if left is not None:
+            if left <= 0.0:
+                self._expire()
+                return
+            self.timer = self.run.loop.call_later(left, self._expire)
+            self.run.limits[self.path] = self.run.now() + left
         try:
             self.open()
         except StepFailed as failure:
@@ -70,9 +91,21 @@ class Composite(Doing):
         self.go()
 
     def seconds(self) -> float | None:
-        """How long an attempt may take. After a restart it is given all of it again."""
+        """How long an attempt may take."""
         limit: float | None = self.node.step.timeout_seconds
         return limit
+
+    def _time_left(self) -> float | None:
+        """After a restart and a pause it is given all of it again. That in which its run was waiting counts: else an
+        attempt whose steps only wait would never come to its limit."""
+        seconds = self.seconds()
+        if seconds is None or self._since is None or not self.run.woken:
+            return seconds
+        return seconds - max(self.run.now() - self._since, 0.0)
+
+    def disarm(self) -> None:
+        super().disarm()
+        self.run.limits.pop(self.path, None)
 
     def go(self) -> None:
         """Advances as far as it can. Frames that close at once (nothing in them is left to do) do not nest."""
@@ -112,6 +145,7 @@ class Composite(Doing):
         if self._over or self.dropped or frame not in self.frames:
             return
         self.frames.discard(frame)
+        self.blemished = self.blemished or frame.blemished
         try:
             self.took(frame)
         except StepFailed as failure:
@@ -127,6 +161,9 @@ class Composite(Doing):
         except StepFailed as failure:
             self.failed(described(failure, self.path))
         else:
+            if self.blemished:
+                self.frame.blemished = True
+                self.run.blemishes.add(self.path)
             self.completed(result)
 
     # Failures.
@@ -143,6 +180,7 @@ class Composite(Doing):
         self._over = True
         frames, self.frames = self.frames, set()
         self.run.busy += 1
+        self._emptying = True
         leaving = Leaving(partial(self._empty, error))
         for frame in frames:
             frame.drop(leaving)
@@ -150,11 +188,15 @@ class Composite(Doing):
 
     def _empty(self, error: Error) -> None:
         self.run.busy -= 1
-        if not self.dropped:
+        self._emptying = False
+        if self._leaving is not None:
+            self._leaving.gone()
+        elif not self.dropped:
             self.failed(error)
 
     def _expire(self) -> None:
         self.timer = None
+        self.run.rouse()
         self.give_up(timed_out(self.seconds() or 0.0, self.path))
 
     def again(self, seconds: float) -> None:
@@ -170,12 +212,14 @@ class Composite(Doing):
             return
         record = StepRecord(self.path, attempt=self.attempt, failures=self.failures)
         following = self.frame.replace(self, record)
+        inside = (f"{self.path}/", f"{self.path}[")
+        known = self.run.records
+        # What is still known of the attempt before, from before a restart.
+        for path in [path for path, one in known.items() if path.startswith(inside) and not one.counts]:
+            del known[path]
         if isinstance(following, Composite) and self.kept:
             following.kept = self.kept
-            inside = (f"{self.path}/", f"{self.path}[")
-            self.run.records.update(
-                open_ones({path: known for path, known in self.kept.items() if path.startswith(inside)})
-            )
+            known.update(open_ones({path: one for path, one in self.kept.items() if path.startswith(inside)}))
         following.begin()
 
     def _rest(self) -> None:
@@ -188,6 +232,9 @@ class Composite(Doing):
             return
         super().drop(leaving)
         self._rest()
+        if self._emptying:
+            leaving.wait()
+            self._leaving = leaving
         frames, self.frames = self.frames, set()
         for frame in frames:
             frame.drop(leaving)

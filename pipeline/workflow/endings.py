@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from pipeline.workflow.doing import Error
+from pipeline.workflow.doing import Error, described
 from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.filling import render
 from pipeline.workflow.frame import Frame
@@ -14,37 +14,50 @@ from pipeline.workflow.states import RunState, StepState
 from pipeline.workflow.templates import Compiled
 from pipeline.workflow.values import checked
 
+_FAULTS = 20  # outputs that could not be made, in the error of a run
+
 
 class Ending(NamedTuple):
-    """`state`: completed, partial or failed."""
+    """`state`: completed, partial or failed. `error`: why it failed, or which outputs could not be made."""
 
     state: RunState
     outputs: dict[str, Any] | None = None
     error: Error | None = None
 
 
-def of_run(plan: Plan, frame: Frame, *, blemished: bool, shared: Shared) -> Ending:
+def of_run(plan: Plan, frame: Frame, shared: Shared) -> Ending:
     """Partial where steps failed or an output could not be made; failed where nothing was completed at all."""
     failed = [outcome for outcome in frame.outcomes if outcome is not None and outcome.state is StepState.FAILED]
     done = any(outcome is not None and outcome.state is StepState.COMPLETED for outcome in frame.outcomes)
     if not done and any(outcome.failed for outcome in failed):
         first = next(outcome for outcome in failed if outcome.failed)
         return Ending(RunState.FAILED, error=dict(first.error or {}))
-    outputs, whole = _outputs(plan, frame, shared)
-    return Ending(RunState.COMPLETED if whole and not (blemished or failed) else RunState.PARTIAL, outputs)
+    outputs, error = _outputs(plan, frame, shared)
+    whole = error is None and not frame.blemished
+    return Ending(RunState.COMPLETED if whole else RunState.PARTIAL, outputs, error)
 
 
-def _outputs(plan: Plan, frame: Frame, shared: Shared) -> tuple[dict[str, Any], bool]:
-    """Whether all of them could be made, too. One that could not is null."""
+def _outputs(plan: Plan, frame: Frame, shared: Shared) -> tuple[dict[str, Any], Error | None]:
+    """One that could not be made is null; the error then says why."""
     if not plan.outputs:
-        return _last_values(frame), True
-    outputs, whole = {}, True
+        return _last_values(frame), None
+    outputs: dict[str, Any] = {}
+    faults: dict[str, str] = {}
     for name, value in plan.outputs.items():
         try:
             outputs[name] = _output(value, frame, shared)
-        except StepFailed:
-            outputs[name], whole = None, False
-    return outputs, whole
+        except StepFailed as failure:
+            outputs[name], faults[name] = None, failure.message
+    return outputs, _lacking(faults)
+
+
+def _lacking(faults: dict[str, str]) -> Error | None:
+    if not faults:
+        return None
+    told = [{"where": f"outputs.{name}", "message": message} for name, message in list(faults.items())[:_FAULTS]]
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    message = f"{told[0]['where']}: {told[0]['message']}{more}"
+    return described(StepFailed("outputs", message, details={"errors": told}), "")
 
 
 def _output(value: Any, frame: Frame, shared: Shared) -> Any:

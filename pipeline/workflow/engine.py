@@ -73,19 +73,23 @@ class Engine:
         )
         self._upkeep = Upkeep(self._shared, mine)
         self._runs = Runs(self._shared, planned, self._upkeep.nudge)
+        self._guard: asyncio.Task[None] | None = None
 
     # Its life.
 
     async def start(self) -> None:
         """Takes up what was interrupted; keeps leases, due waits and retention going from now on."""
-        self._shared.open(asyncio.get_running_loop(), self._runs.gone)
+        loop = asyncio.get_running_loop()
+        self._shared.open(loop, self._runs.gone)
+        if self._guard is None:
+            self._guard = loop.create_task(self._guarding())
         await self._upkeep.start(self._runs)
 
     async def stop(self, grace: float = 0.0) -> None:
         """Starts no more steps, gives those under way `grace` seconds, cancels them, and gives all runs back: they are
         taken up again at the next start."""
         self._runs.stopping = True
-        await self._upkeep.stop()
+        await self._upkeep.leave()
         for run in self._runs.all():
             run.stop()
         await self._runs.empty(grace)
@@ -93,6 +97,20 @@ class Engine:
             run.give_back()
         await self._runs.empty(LAST_PATIENCE)
         self._runs.abandon()
+        await self._upkeep.stop()
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.wait({self._guard})
+            self._guard = None
+
+    async def _guarding(self) -> None:
+        """Where all tasks are cancelled, the process ends without having stopped us (`asyncio.run` does that). Steps
+        that are cancelled so have not failed. (It hears of it before anybody hears that a step's task has ended.)"""
+        try:
+            await self._shared.loop.create_future()
+        finally:
+            self._runs.stopping = True
+            self._runs.abandon()
 
     async def submit(self, run: RunRecord, bundle: Bundle) -> RunRecord:
         """Journals a run and executes it. With a known idempotency key: the run that there is. Raises `TooManyRuns`,

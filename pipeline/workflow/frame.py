@@ -10,7 +10,7 @@ from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.filling import render
 from pipeline.workflow.history import DEPENDENCY_FAILED, StepRecord
 from pipeline.workflow.journal import StepSkipped
-from pipeline.workflow.plan import Graph, Node
+from pipeline.workflow.plan import Gate, Graph, Node
 from pipeline.workflow.scope import Outcome, Place
 from pipeline.workflow.states import StepState
 from pipeline.workflow.templates import compile_expression
@@ -33,10 +33,16 @@ class Owner(Protocol):
         ...
 
 
+def _chose(value: Any, gate: Gate) -> bool:
+    """A branch that failed may have any value for its fallback."""
+    return isinstance(value, int | str) and value in gate.cases
+
+
 class Frame:
     """`prefix` stands before the ids of its steps in their paths. `tolerant`: a step that fails takes only those with
-    it that need it. `limit`: at most so many of its steps are under way at once. `kept`: where the steps that ended are
-    noted for the case that one around them is tried again."""
+    it that need it. `blemished`: one failed, in it or in what a step of it came to, and it went on. `limit`: at most so
+    many of its steps are under way at once. `kept`: where the steps that ended are noted for the case that one around
+    them is tried again."""
 
     __slots__ = (
         "_left",
@@ -44,6 +50,7 @@ class Frame:
         "_line",
         "_open",
         "_under_way",
+        "blemished",
         "doings",
         "dropped",
         "graph",
@@ -82,6 +89,7 @@ class Frame:
         self.tolerant = tolerant
         self.kept = kept
         self.dropped = False
+        self.blemished = False
         self.outcomes: list[Outcome | None] = [None] * len(graph.nodes)
         self.doings: dict[int, Doing] = {}
         self._left = [len(node.needs) for node in graph.nodes]
@@ -121,14 +129,14 @@ class Frame:
         if self.dropped:
             return
         if tolerated or self.tolerant:
-            self.run.blemished = True
+            self.blemished = True
             self.ended(index, Outcome(StepState.FAILED, error=error, failed=not tolerated))
         else:
             self.owner.failed_inside(self, error)
 
     def _keep(self, index: int, outcome: Outcome) -> None:
         self.outcomes[index] = outcome
-        if self.kept is not None and (not outcome.failed or self.tolerant):
+        if self.kept is not None and not outcome.failed:
             path = self.prefix + self.graph.nodes[index].step.id
             self.kept[path] = StepRecord(
                 path,
@@ -136,7 +144,7 @@ class Frame:
                 value=outcome.value,
                 fields=dict(outcome.fields),
                 error=None if outcome.error is None else dict(outcome.error),
-                tolerated=not outcome.failed,
+                tolerated=True,
             )
 
     def drop(self, leaving: Leaving) -> None:
@@ -179,7 +187,7 @@ class Frame:
         if node.gates:
             for gate in node.gates:
                 taken = outcomes[gate.branch]
-                if taken is None or taken.state is not StepState.COMPLETED or taken.value not in gate.cases:
+                if taken is None or taken.state is not StepState.COMPLETED or not _chose(taken.value, gate):
                     return f"{self.graph.nodes[gate.branch].step.id} did not choose it"
             gates = {gate.branch for gate in node.gates}
             needed = [outcomes[index] for index in node.needs if index not in gates]
@@ -254,11 +262,12 @@ class Frame:
         """None: it has not ended, or failed so that this frame fails with it."""
         match record.state:
             case StepState.COMPLETED:
+                self.blemished = self.blemished or record.path in self.run.blemishes
                 outcome = Outcome(StepState.COMPLETED, record.value, record.fields, record.error)
             case StepState.SKIPPED:
                 outcome = Outcome(StepState.SKIPPED, failed=record.because == DEPENDENCY_FAILED)
             case StepState.FAILED if record.tolerated or self.tolerant:
-                self.run.blemished = True
+                self.blemished = True
                 outcome = Outcome(StepState.FAILED, error=record.error, failed=not record.tolerated)
             case _:
                 return None

@@ -19,9 +19,9 @@ _IDLE = frozenset({RunState.PENDING, RunState.PAUSED, RunState.WAITING})
 
 class StepRecord(msgspec.Struct):
     """A step of a run. `attempt` is the newest one's number, 0 where there was none; `failures` how many of them failed
-    (an attempt that was cut off by a crash did not). `wake_at` and `event` are those of a wait, `again_at` is when the
-    next attempt begins. `error` has `kind` and `message`. `tolerated`: it failed, and the run went on without it. Times
-    are seconds since the epoch; `ended_at` is None until it has ended."""
+    (an attempt that was cut off by a crash did not). `attempt_at` is when the newest began. `wake_at` and `event` are
+    those of a wait, `again_at` is when the next attempt begins. `error` has `kind` and `message`. `tolerated`: it
+    failed, and the run went on without it. Times are seconds since the epoch; `ended_at` is None until it has ended."""
 
     path: str
     state: StepState = StepState.PENDING
@@ -34,6 +34,7 @@ class StepRecord(msgspec.Struct):
     tolerated: bool = False
     because: str = ""
     started_at: float | None = None
+    attempt_at: float | None = None
     ended_at: float | None = None
     again_at: float | None = None
     wake_at: float | None = None
@@ -51,7 +52,7 @@ class StepRecord(msgspec.Struct):
 
 class History(msgspec.Struct):
     """`steps` by path, in the order in which they were first heard of. `signals`: those that no wait has taken yet, the
-    oldest first, as (event, payload). `last` is the newest entry's number.
+    oldest first, as (event, payload). `last` is the newest entry's number, `last_at` when that was.
 
     `started_at` is when it began, `ended_at` when it came to a final state. `used` are the seconds in which it was
     running, up to the newest entry and without those in which no process had it, `waited` those in which it waited; a
@@ -69,6 +70,7 @@ class History(msgspec.Struct):
     used: float = 0.0
     waited: float = 0.0
     last: int = 0
+    last_at: float = 0.0
     steps: dict[str, StepRecord] = {}
     signals: list[tuple[str, Any]] = []
 
@@ -107,6 +109,26 @@ def open_ones(steps: Mapping[str, StepRecord]) -> dict[str, StepRecord]:
     return {path: step for path, step in steps.items() if not inside_of_one(path)}
 
 
+def blemishes(steps: Mapping[str, StepRecord]) -> set[str]:
+    """The paths of steps that were completed although one inside of them failed."""
+    found: set[str] = set()
+    for path, step in steps.items():
+        around = parent(path) if step.state is StepState.FAILED else path if _partial(step) else None
+        while around is not None and around not in found:
+            owner = steps.get(around)
+            if owner is None or owner.state is not StepState.COMPLETED or owner.fallback:
+                break
+            found.add(around)
+            around = parent(around)
+    return found
+
+
+def _partial(step: StepRecord) -> bool:
+    """A workflow that was called, and could not make all of its outputs."""
+    metadata = step.fields.get("metadata")
+    return isinstance(metadata, dict) and metadata.get("partial") is True
+
+
 def fold(entries: Iterable[Numbered]) -> History:
     """`entries`: all of a run, from the first one on."""
     folding = _Folding()
@@ -142,7 +164,7 @@ class _Folding:
     def _spend(self, entry: AnyEntry) -> None:
         """Counts the time since the entry before. Running after running: the time between is one of nobody's."""
         history, before = self.history, self._at
-        self._at = entry.at
+        self._at = history.last_at = entry.at
         if before is None or entry.at <= before:
             return
         again = isinstance(entry, journal.StateChanged) and entry.state is RunState.RUNNING
@@ -177,6 +199,7 @@ class _Folding:
         step = self._step(entry.path)
         step.state, step.attempt = StepState.RUNNING, entry.attempt
         step.again_at = step.ended_at = None
+        step.attempt_at = entry.at
         if step.started_at is None:
             step.started_at = entry.at
 

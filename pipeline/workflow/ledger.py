@@ -141,13 +141,16 @@ class Ledger:
                 last = await self._shared.journal.append(self.lease, entries)
             except JournalFailed as error:
                 if not pause:
-                    self._shared.journal_failed(error)
+                    self._shared.journal_failed(error, self)
                     self._trouble(True)
                 pause = min(max(pause * 2, _PAUSE), LONGEST_PAUSE)
                 await asyncio.sleep(pause)
+            except Exception:
+                self._shared.journal_works(self)  # it has said so
+                raise
             else:
                 if pause:
-                    self._shared.journal_works()
+                    self._shared.journal_works(self)
                     self._trouble(False)
                 return last
 

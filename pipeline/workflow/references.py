@@ -10,7 +10,7 @@ from pipeline.workflow.definition import CustomStep, LlmStep
 from pipeline.workflow.fields import Field
 from pipeline.workflow.hints import Hints
 from pipeline.workflow.problems import Path, Problems
-from pipeline.workflow.scopes import Scope, inner_names, known_fields, local_of, type_of
+from pipeline.workflow.scopes import Scope, has_field, inner_names, local_of, type_of
 from pipeline.workflow.signature import Declared
 from pipeline.workflow.templates import Compiled
 
@@ -176,7 +176,7 @@ class References:
 
     def _field(self, reference: Reference, reader: Reader, scope: Scope, target: int) -> None:
         step, name = scope.steps[target], reference[2]
-        if isinstance(step, CustomStep) or name in known_fields(step) or name in inner_names(scope, target):
+        if isinstance(step, CustomStep) or has_field(step, name) or name in inner_names(scope, target):
             return
         self._wrong(
             reader,
@@ -191,7 +191,7 @@ class References:
         step = scope.steps[named.node]
         if len(reference) == 1 or named.field or named.inner or not isinstance(step, LlmStep):
             return
-        if step.output_schema is None and reference[1] in known_fields(step):
+        if step.output_schema is None and has_field(step, reference[1]):
             self._wrong(
                 reader,
                 reference,

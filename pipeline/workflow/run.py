@@ -12,7 +12,7 @@ from pipeline.workflow import endings
 from pipeline.workflow.doing import Doing, Error, Leaving, described, timed_out
 from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.frame import Frame
-from pipeline.workflow.history import History, StepRecord, open_ones
+from pipeline.workflow.history import History, StepRecord, blemishes, open_ones
 from pipeline.workflow.journal import AnyEntry, Lease, RunRecord, Signalled, StateChanged
 from pipeline.workflow.ledger import Ledger
 from pipeline.workflow.places import Share
@@ -32,7 +32,9 @@ WOKEN = "woken"
 class Run:
     """`busy` counts what will go on by itself (steps under way, in line, between attempts); `tasks` are handlers under
     way. `records`: what is known of steps from before a restart and not yet asked for. `deadline` is of the loop's
-    clock. `blemished`: a step failed and the run went on.
+    clock. `blemishes`: steps (paths) that were completed although one inside of them failed. `limits`: when (wall
+    clock) the steps with steps inside that are under way come to their limits, by path. `woken`: it was waiting before
+    it was taken up.
 
     While it is held (paused, stopping, or the journal cannot be written) nothing begins; what would, is noted.
     """
@@ -45,13 +47,15 @@ class Run:
         "_history",
         "_ledger",
         "_left",
+        "_paused_at",
         "_plan",
         "_stalled",
         "_stopping",
         "_timer",
-        "blemished",
+        "blemishes",
         "busy",
         "deadline",
+        "limits",
         "loop",
         "record",
         "records",
@@ -63,6 +67,7 @@ class Run:
         "underway",
         "waits",
         "wake_at",
+        "woken",
     )
 
     def __init__(self, shared: Shared, record: RunRecord, lease: Lease, plan: Plan, history: History | None) -> None:
@@ -73,13 +78,16 @@ class Run:
         self.records: dict[str, StepRecord] = {} if history is None else open_ones(history.steps)
         self.signals: list[tuple[str, Any]] = [] if history is None else history.signals
         self.underway = history is not None and history.underway
-        self.blemished = False
+        self.woken = history is not None and history.state is RunState.WAITING
+        self.blemishes = set() if history is None else blemishes(history.steps)
         self.waits: dict[str, Wait] = {}
+        self.limits: dict[str, float] = {}
         self.wake_at: float | None = None
         self.busy = 0
         self.tasks = 0
         self.share = Share(_at_once(shared, record))
         self.deadline: float | None = None
+        self._paused_at: float | None = None
         self._plan = plan
         self._history = history
         self._frame: Frame | None = None
@@ -117,8 +125,6 @@ class Run:
     def begin(self, because: str = "") -> None:
         """Starts, or goes on."""
         history, self._history = self._history, None
-        if history is not None and any(step.tolerated for step in history.steps.values()):
-            self.blemished = True
         self._change(RunState.RUNNING, because)
         self._limit(history)
         definition = self._plan.definition
@@ -135,21 +141,25 @@ class Run:
     def _limit(self, history: History | None) -> None:
         """Arms its time-out. The time in which nobody had it does not count, nor that in which it was paused; and that
         in which it waited only for a limit that its workflow sets itself."""
-        seconds: float | None = self._plan.definition.timeout_seconds or self.shared.run_timeout
+        seconds = self._seconds
         if seconds is None:
             return
         spent = 0.0
         if history is not None:
-            spent = history.used + (history.waited if self._plan.definition.timeout_seconds else 0.0)
+            spent = history.used
+            if self._plan.definition.timeout_seconds:
+                spent += history.waited + (max(self.now() - history.last_at, 0.0) if self.woken else 0.0)
         self.deadline = self.loop.time() + seconds - spent
-        self._timer = self.loop.call_at(self.deadline, partial(self._expire, seconds))
+        self._timer = self.loop.call_at(self.deadline, self._expire)
 
-    def _expire(self, seconds: float) -> None:
+    @property
+    def _seconds(self) -> float | None:
+        seconds: float | None = self._plan.definition.timeout_seconds or self.shared.run_timeout
+        return seconds
+
+    def _expire(self) -> None:
         self._timer = None
-        if self.state is RunState.PAUSED:
-            self.hold(partial(self._expire, seconds))
-        else:
-            self.fail(timed_out(seconds, "", " (the whole run)"))
+        self.fail(timed_out(self._seconds or 0.0, "", " (the whole run)"))
 
     @property
     def left(self) -> asyncio.Future[None]:
@@ -201,7 +211,7 @@ class Run:
         """All steps have ended. (Paused: it ends when it is resumed.)"""
         if self.hold(partial(self.closed, frame)):
             return
-        ending = endings.of_run(self._plan, frame, blemished=self.blemished, shared=self.shared)
+        ending = endings.of_run(self._plan, frame, self.shared)
         self._end(ending.state, outputs=ending.outputs, error=ending.error)
 
     def failed_inside(self, _frame: Frame, error: Error) -> None:
@@ -285,9 +295,14 @@ class Run:
 
     def pause(self) -> None:
         self._hold_all()
+        self._disarm()
+        self._paused_at = self.loop.time()
         self._change(RunState.PAUSED, "asked for")
 
     def resume(self) -> None:
+        if self.deadline is not None and self._paused_at is not None:
+            self.deadline += self.loop.time() - self._paused_at
+            self._timer = self.loop.call_at(self.deadline, self._expire)
         self._change(RunState.RUNNING, RESUMED)
         self._let_go()
 
@@ -334,11 +349,11 @@ class Run:
         self.queue(Signalled(self.now(), event, payload), partial(self._signalled, event, payload))
 
     def _signalled(self, event: str, payload: Any) -> None:
-        """The first wait for it takes it. One that has been told already waits for nothing any more."""
+        """The first wait for it takes it; while nothing may begin, all of them are to look later."""
         self.signals.append((event, payload))
-        for wait in self.waits.values():
-            if wait.event == event:
-                wait.look()
+        for wait in [wait for wait in self.waits.values() if wait.event == event]:
+            wait.look()
+            if self._held is None:
                 return
 
     def _posted(self, entry: AnyEntry) -> None:
@@ -384,6 +399,7 @@ class Run:
 
     def _wake_at(self) -> float | None:
         moments = [wait.wake_at for wait in self.waits.values() if wait.wake_at is not None]
+        moments.extend(self.limits.values())
         if self.deadline is not None and self._plan.definition.timeout_seconds:
             moments.append(self.now() + self.deadline - self.loop.time())
         return min(moments, default=None)

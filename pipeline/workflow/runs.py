@@ -141,16 +141,19 @@ class Runs:
     async def persist(self, doing: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Does it until the journal can."""
         pause = 0.0
+        who = object()
         while True:
             try:
                 result = await doing()
             except JournalFailed as error:
-                self._shared.journal_failed(error)
+                self._shared.journal_failed(error, who)
                 pause = min(max(pause * 2, 0.1), LONGEST_PAUSE)
                 await asyncio.sleep(pause)
+            except Exception:
+                self._shared.journal_works(who)  # it has said so
+                raise
             else:
-                if pause:
-                    self._shared.journal_works()
+                self._shared.journal_works(who)
                 return result
 
     # Leaving.

@@ -176,6 +176,14 @@ def inner_names(scope: Scope, index: int) -> Collection[str]:
     return ()
 
 
+def has_field(step: Any, name: str) -> bool:
+    """Whether `steps.<id>.<name>` reaches something that the step came to: it is among its `known_fields`."""
+    if name in fields_of(step) or name in ALWAYS:
+        return True
+    output = step.output
+    return bool(output) and (name == output if isinstance(output, str) else name in output)
+
+
 def known_fields(step: Any) -> list[str]:
     """The names by which `steps.<id>.<name>` reaches what the step came to."""
     own = [step.output] if isinstance(step.output, str) else step.output or []

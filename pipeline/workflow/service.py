@@ -14,7 +14,7 @@ import msgspec
 from pipeline.core.errors import InvalidRequest
 from pipeline.workflow import inputs
 from pipeline.workflow.engine import Elsewhere, Engine
-from pipeline.workflow.errors import Conflict, DefinitionRefused, Fault, UnknownRun, UnknownWorkflow
+from pipeline.workflow.errors import Conflict, DefinitionRefused, Fault, JournalFailed, UnknownRun, UnknownWorkflow
 from pipeline.workflow.events import QUIET_S, Hub, Watch
 from pipeline.workflow.history import fold
 from pipeline.workflow.journal import Journal, Registered, RunRecord
@@ -36,13 +36,20 @@ TAKEN = frozenset({"validate"})  # names that the API's own paths have
 
 class Service:
     """The one door to an engine and its journal; to be used from their event loop. All methods raise `JournalFailed`;
-    those that change a run raise `UnknownRun`, `Conflict`, and `Elsewhere` where another process executes it."""
+    those that change a run raise `UnknownRun`, `Conflict`, and `Elsewhere` where another process executes it.
+    `unavailable`: why nothing can be asked yet, for who asks from outside."""
 
     def __init__(self, journal: Journal, engine: Engine, definitions: Definitions, hub: Hub) -> None:
         self._journal = journal
         self._engine = engine
         self._definitions = definitions
         self._hub = hub
+        self.unavailable = ""
+
+    def check(self) -> None:
+        """Raises `JournalFailed` where nothing can be asked yet."""
+        if self.unavailable:
+            raise JournalFailed(self.unavailable)
 
     # Workflows.
 

@@ -84,7 +84,7 @@ class Shared:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.writers: set[asyncio.Task[None]] = set()
         self.forsaken: set[asyncio.Task[Any]] = set()
-        self._failing = False
+        self._failing: set[object] = set()  # who could not reach the journal the last time
         self.loop: asyncio.AbstractEventLoop
         self.gone: Callable[[Run], None]
 
@@ -92,14 +92,16 @@ class Shared:
         self.loop = loop
         self.gone = gone
 
-    def journal_failed(self, error: JournalFailed) -> None:
-        """Said once when it begins, and once when it is over."""
+    def journal_failed(self, error: JournalFailed, who: object) -> None:
+        """Said once when it begins, and once when it is over: it may be read and not be written, so that it is not over
+        before `who` found that it works."""
         if not self._failing:
-            self._failing = True
             self.counters["journal_failures"] += 1
             log.error("journal_unavailable", error=str(error))
+        self._failing.add(who)
 
-    def journal_works(self) -> None:
-        if self._failing:
-            self._failing = False
-            log.info("journal_back")
+    def journal_works(self, who: object) -> None:
+        if who in self._failing:
+            self._failing.remove(who)
+            if not self._failing:
+                log.info("journal_back")

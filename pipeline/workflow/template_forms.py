@@ -1,6 +1,6 @@
 """What values with templates are compiled to, and how each is filled in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Template, Undefined, nodes
@@ -9,11 +9,11 @@ from jinja2.exceptions import UndefinedError
 from pipeline.stages.sandbox import TemplateFailed, UnknownName
 from pipeline.stages.sandbox_parts import Absent, follow, reference_of
 from pipeline.workflow.ports import Names
+from pipeline.workflow.template_paths import Key
 from pipeline.workflow.template_sandbox import ValueMeter, WorkflowSandbox
 from pipeline.workflow.template_values import plain, text_of
 
 Path = tuple[str, ...]
-Key = str | int
 SANDBOX = WorkflowSandbox()
 _AS_IT_IS = frozenset([str, int, float, bool, type(None), dict, list])
 
@@ -109,7 +109,7 @@ class Text(Compiled):
     __slots__ = ("_parts",)
 
     def __init__(self, parts: Sequence[str | tuple[str, tuple[Key, ...]]]) -> None:
-        paths = ((p[0], *map(str, p[1])) for p in parts if not isinstance(p, str))
+        paths = [(p[0], *map(str, p[1])) for p in parts if p.__class__ is not str]
         super().__init__(tuple(dict.fromkeys(paths)))
         self._parts = tuple(parts)
 
@@ -126,26 +126,32 @@ class Text(Compiled):
 
 class Jinja(Compiled):
     """Anything else. `whole`: the value of the variable `result`, else the text. Python code is made of it when it is
-    first filled in: most of a large workflow's templates never are in a process that only checks it."""
+    first filled in: most of a large workflow's templates never are in a process that only checks it. `tree` gives the
+    syntax tree anew, to be changed: kept, thousands of them would take more room than all else."""
 
     __slots__ = ("_names", "_template", "_tree", "_whole")
 
     def __init__(
-        self, tree: nodes.Template, references: Sequence[Path], optional: Sequence[Path], *, whole: bool
+        self,
+        tree: Callable[[], nodes.Template],
+        references: Sequence[Path],
+        optional: Sequence[Path],
+        *,
+        whole: bool,
     ) -> None:
         super().__init__(references, optional)
         self._names = tuple({path[0] for path in (*references, *optional)})
-        self._tree: nodes.Template | None = tree
+        self._tree = tree
         self._template: Template | None = None
         self._whole = whole
 
     def compiled(self) -> Template:
-        if self._template is None:
-            assert self._tree is not None  # noqa: S101 - one of the two is there
-            code = SANDBOX.compile(SANDBOX.instrumented(self._tree))
-            self._template = Template.from_code(SANDBOX, code, SANDBOX.globals)
-            self._tree = None
-        return self._template
+        """May be called in several threads: each makes the same."""
+        template = self._template
+        if template is None:
+            code = SANDBOX.compile(SANDBOX.instrumented(self._tree()))
+            template = self._template = Template.from_code(SANDBOX, code, SANDBOX.globals)
+        return template
 
     def fill(self, names: Names, local: Mapping[str, Any] | None, meter: ValueMeter) -> Any:
         variables: dict[str, Any] = {"_meter": meter}
@@ -158,26 +164,41 @@ class Jinja(Compiled):
             return self._filled(variables, meter)
         except (TemplateFailed, Absent):
             raise
-        except UnknownName as error:
-            raise TemplateFailed(error.message or "", error.reference) from error
-        except UndefinedError as error:
-            raise TemplateFailed(error.message or str(error)) from error
-        except RecursionError as error:
-            raise TemplateFailed("the template calls itself too often") from error
         except Exception as error:
-            raise TemplateFailed(f"the template failed: {_told(error)}") from error
+            raise failure(error) from error
 
     def _filled(self, variables: dict[str, Any], meter: ValueMeter) -> Any:
+        if self._whole:
+            return whole_of(self.result(variables), meter)
+        template = self.compiled()
+        text = "".join(template.root_render_func(template.new_context(variables)))
+        meter.fits(len(text))
+        return text
+
+    def result(self, variables: dict[str, Any]) -> Any:
+        """The value, where it is one expression; it may be undefined. Raises what jinja2 and its filters do."""
         template = self.compiled()
         context = template.new_context(variables)
-        text = "".join(template.root_render_func(context))
-        if not self._whole:
-            meter.fits(len(text))
-            return text
-        value = context.vars["result"]
-        if isinstance(value, Undefined):
-            value._fail_with_undefined_error()  # noqa: SLF001 - jinja2's own way to say which name it was
-        return plain(value, meter.max_value, meter.tick)
+        for _ in template.root_render_func(context):
+            pass
+        return context.vars["result"]
+
+
+def whole_of(value: Any, meter: ValueMeter) -> Any:
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()  # noqa: SLF001 - jinja2's own way to say which name it was
+    return plain(value, meter.max_value, meter.tick)
+
+
+def failure(error: Exception) -> TemplateFailed:
+    """What ended a rendering, in words."""
+    if isinstance(error, UnknownName):
+        return TemplateFailed(error.message or "", error.reference)
+    if isinstance(error, UndefinedError):
+        return TemplateFailed(error.message or str(error))
+    if isinstance(error, RecursionError):
+        return TemplateFailed("the template calls itself too often")
+    return TemplateFailed(f"the template failed: {_told(error)}")
 
 
 def _told(error: Exception) -> str:

@@ -1,13 +1,15 @@
 """Values with templates in them: compiled once, filled in for each step.
 
 Texts whose only templates are plain references (`{{ steps.draft.text }}`, `{{ items[0].name }}`) never meet jinja2:
-that is what most are, and it is some fifty times as fast. The others run in `pipeline.workflow.template_sandbox`.
+that is what most are, and it is some fifty times as fast. The others run in `pipeline.workflow.template_sandbox`;
+of expressions that have the same shape (`pipeline.workflow.template_shapes`), one is compiled.
 
 A text that is one whole `{{ expression }}`, perhaps with space around it, keeps the expression's type. In texts, null
 is printed as nothing, true and false in JSON's way, and lists and objects as JSON.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import nodes
@@ -15,8 +17,10 @@ from jinja2 import nodes
 from pipeline.stages.sandbox import UNPARSABLE, refusal
 from pipeline.stages.sandbox_tree import refuse
 from pipeline.workflow.handlebars import NotHandlebars, is_handlebars, translate
-from pipeline.workflow.template_forms import SANDBOX, Compiled, Composite, Failed, Jinja, Key, Limits, Reference, Text
+from pipeline.workflow.template_forms import SANDBOX, Compiled, Composite, Failed, Jinja, Limits, Reference, Text
+from pipeline.workflow.template_paths import NOT_VARIABLES, PATH, Path, keys_of
 from pipeline.workflow.template_references import Reading
+from pipeline.workflow.template_shapes import shaped
 
 __all__ = ["Compiled", "Failed", "Limits", "Refused", "compile_expression", "compile_value"]
 
@@ -24,14 +28,9 @@ MAX_TEXT = 1_000_000  # characters of one text with templates
 MAX_NESTING = 64  # of lists and objects in a value
 _SHALLOW = 16  # syntax trees no deeper than this are known to compile
 _OPEN = re.compile(r"\{[{%#]")
-_PATH = r"([A-Za-z][A-Za-z0-9_]*)((?:\.[A-Za-z_][A-Za-z0-9_]*|\[-?[0-9]{1,9}\]|\[\"[^\"\\\n]*\"\]|\['[^'\\\n]*'\])*)"
-_REFERENCE = re.compile(r"\{\{[ \t\n]*" + _PATH + r"[ \t\n]*\}\}")
-_BARE = re.compile(_PATH)
-_KEYS = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(-?[0-9]+)\]|\[\"([^\"]*)\"\]|\['([^']*)'\]")
-# Names that mean something to jinja2, or to the sandbox.
-_NOT_VARIABLES = frozenset(
-    "true false none True False None not and or in is if else elif self range loop recursive import".split()
-)
+_PART = re.compile(r"\{\{[ \t\n]*" + PATH + r"[ \t\n]*\}\}|" + _OPEN.pattern)
+_BARE = re.compile(PATH)
+_SHAPES = 2048  # compiled ones that are kept
 
 
 class Refused(Exception):
@@ -55,8 +54,8 @@ def compile_expression(text: str) -> Compiled:
     """`a == 'b'` or `{{ a == 'b' }}`. Raises `Refused`."""
     stripped = text.strip()
     bare = _BARE.fullmatch(stripped)
-    if bare is not None and bare[1] not in _NOT_VARIABLES:
-        return Reference(bare[1], _keys_of(bare[2]))
+    if bare is not None and bare[1] not in NOT_VARIABLES:
+        return Reference(bare[1], keys_of(bare[2]))
     if not stripped:
         raise Refused("an expression is needed, and there is none")
     compiled = _text(stripped if stripped.startswith("{{") else "{{ " + stripped + " }}", expression=True)
@@ -92,22 +91,25 @@ def _compile(value: Any, depth: int) -> Any:
 def _text(text: str, *, expression: bool = False) -> Any:
     if "{" not in text or _OPEN.search(text) is None:
         return text
-    return _simple(text, expression=expression) or _jinja(text, expression=expression)
+    simple = _simple(text, expression=expression)
+    if simple is None and len(text) <= MAX_TEXT:
+        simple = shaped(text, _shape, expression=expression)
+    return simple or _jinja(text, expression=expression)
 
 
 def _simple(text: str, *, expression: bool) -> Compiled | None:
-    """None where it takes jinja2."""
+    """None where there is more than references."""
     if "\r" in text:  # jinja2 makes one newline of all kinds
         return None
-    parts: list[str | tuple[str, tuple[Key, ...]]] = []
+    parts: list[str | Path] = []
     at = 0
-    while (opened := _OPEN.search(text, at)) is not None:
-        found = _REFERENCE.match(text, opened.start())
-        if found is None or found[1] in _NOT_VARIABLES:
+    for found in _PART.finditer(text):
+        name, start = found[1], found.start()
+        if name is None or name in NOT_VARIABLES:
             return None
-        if opened.start() > at:
-            parts.append(text[at : opened.start()])
-        parts.append((found[1], _keys_of(found[2])))
+        if start > at:
+            parts.append(text[at:start])
+        parts.append((name, keys_of(found[2])))
         at = found.end()
     if at < len(text):
         parts.append(text[at:])
@@ -117,30 +119,24 @@ def _simple(text: str, *, expression: bool) -> Compiled | None:
     return None if expression else Text(parts)
 
 
-def _keys_of(text: str) -> tuple[Key, ...]:
-    if not text:
-        return ()
-    return tuple(
-        int(found[2]) if found[2] is not None else next(key for key in found.group(1, 3, 4) if key is not None)
-        for found in _KEYS.finditer(text)
-    )
+@lru_cache(_SHAPES)
+def _shape(text: str) -> Jinja | None:
+    try:
+        return _jinja(text, expression=True)
+    except Refused:
+        return None
 
 
-def _jinja(text: str, *, expression: bool) -> Compiled:
+def _jinja(text: str, *, expression: bool) -> Jinja:
     if len(text) > MAX_TEXT:
         raise Refused(f"a text with templates of more than {MAX_TEXT} characters")
     try:
-        tree = SANDBOX.parsed(translate(text) if is_handlebars(text) else text)
-        depth = refuse(tree, SANDBOX.known_filters, SANDBOX.known_tests, built=True)
-        reading = Reading(tree)
-        whole = _whole(tree)
-        if whole is not None:
-            result = nodes.Name("result", "store", lineno=1)
-            tree = nodes.Template([nodes.Assign(result, whole, lineno=1)], lineno=1)
-        elif expression:
+        tree = _Tree(text)
+        if expression and not tree.whole:
             raise Refused("this is not one expression")
-        compiled = Jinja(tree, reading.needed, reading.optional, whole=whole is not None)
-        if depth > _SHALLOW:
+        reading = tree.reading
+        compiled = Jinja(lambda: _Tree(text).runnable, reading.needed, reading.optional, whole=tree.whole)
+        if tree.depth > _SHALLOW:
             compiled.compiled()
     except NotHandlebars as error:
         raise Refused(error.message, error.line) from error
@@ -148,6 +144,28 @@ def _jinja(text: str, *, expression: bool) -> Compiled:
         refused = refusal(error)
         raise Refused(refused.message, refused.line) from error
     return compiled
+
+
+class _Tree:
+    """The syntax tree of a text. `whole`: it is one expression; `runnable` gives that the name `result`."""
+
+    def __init__(self, text: str) -> None:
+        tree = SANDBOX.parsed(translate(text) if is_handlebars(text) else text)
+        self.depth = refuse(tree, SANDBOX.known_filters, SANDBOX.known_tests, built=True)
+        self.reading = Reading(tree)
+        self._tree = tree
+        self._expression = _whole(tree)
+
+    @property
+    def whole(self) -> bool:
+        return self._expression is not None
+
+    @property
+    def runnable(self) -> nodes.Template:
+        if self._expression is None:
+            return self._tree
+        result = nodes.Name("result", "store", lineno=1)
+        return nodes.Template([nodes.Assign(result, self._expression, lineno=1)], lineno=1)
 
 
 def _whole(tree: nodes.Template) -> nodes.Expr | None:

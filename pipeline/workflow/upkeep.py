@@ -9,11 +9,13 @@ from typing import Any
 import structlog
 
 from pipeline.workflow.errors import JournalFailed
+from pipeline.workflow.ledger import LONGEST_PAUSE
 from pipeline.workflow.runs import Runs
 from pipeline.workflow.shared import Shared
 
 CLAIMED_AT_ONCE = 200
 _EXPIRED_EVERY = 60.0  # seconds
+_PAUSE = 0.1
 _LATEST = 3600.0  # a timer is set for no longer
 
 log = structlog.get_logger("headgate.workflow")
@@ -29,7 +31,8 @@ class Upkeep:
         self._every = shared.section.lease_ms / 3000
         self._wanted = asyncio.Event()
         self._due: float | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._renewer: asyncio.Task[None] | None = None
+        self._taker: asyncio.Task[None] | None = None
         self._expires = 0.0
 
     def nudge(self) -> None:
@@ -39,26 +42,32 @@ class Upkeep:
     async def start(self, runs: Runs) -> None:
         """The first round is over when it returns."""
         self._runs = runs
-        await self._guarded(self._look())
-        self._tasks = [
-            self._shared.loop.create_task(self._renewing()),
-            self._shared.loop.create_task(self._taking_up(runs)),
-        ]
+        await self._guarded("look", self._look())
+        self._renewer = self._shared.loop.create_task(self._renewing())
+        self._taker = self._shared.loop.create_task(self._taking_up(runs))
+
+    async def leave(self) -> None:
+        """Takes up no more. Leases are kept until `stop`: what is under way may take longer than they last."""
+        taker, self._taker = self._taker, None
+        await _ended(taker)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.leave()
+        renewer, self._renewer = self._renewer, None
+        await _ended(renewer)
 
     async def _renewing(self) -> None:
         while True:
             await asyncio.sleep(self._every)
-            await self._guarded(self._shared.journal.renew())
+            await self._guarded("renew", self._shared.journal.renew())
 
     async def _taking_up(self, runs: Runs) -> None:
         loop = self._shared.loop
         looks = loop.time() + self._every
+        pause = 0.0
         while True:
+            if pause:
+                await asyncio.sleep(pause)
             try:
                 async with asyncio.timeout(max(min(self._until_due(runs), looks - loop.time()), 0.0)):
                     await self._wanted.wait()
@@ -66,10 +75,12 @@ class Upkeep:
                 pass
             if loop.time() >= looks:
                 looks = loop.time() + self._every
-                await self._guarded(self._look())
-                await self._guarded(self._expire())
+                well = await self._guarded("look", self._look())
+                await self._guarded("expire", self._expire())
             else:
-                await self._guarded(self._take_up())
+                well = await self._guarded("look", self._take_up())
+            # What is due stays due while the journal cannot be asked.
+            pause = 0.0 if well else min(max(pause * 2, _PAUSE), LONGEST_PAUSE)
 
     def _until_due(self, runs: Runs) -> float:
         """Seconds until the next run is due; no sooner than there is a place for it."""
@@ -78,15 +89,18 @@ class Upkeep:
         moments = [moment for moment in (self._due, runs.wakes[0] if runs.wakes else None) if moment is not None]
         return min(moments, default=_LATEST + self._shared.now()) - self._shared.now()
 
-    async def _guarded(self, doing: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, who: str, doing: Coroutine[Any, Any, None]) -> bool:
+        """Whether it went well."""
         try:
             await doing
         except JournalFailed as error:
-            self._shared.journal_failed(error)
+            self._shared.journal_failed(error, who)
         except Exception:  # the next round may be luckier
             log.exception("upkeep_broke")
         else:
-            self._shared.journal_works()
+            self._shared.journal_works(who)
+            return True
+        return False
 
     async def _look(self) -> None:
         runs = self._held_runs()
@@ -133,3 +147,9 @@ class Upkeep:
     def _held_runs(self) -> Runs:
         assert self._runs is not None  # noqa: S101 - start sets it
         return self._runs
+
+
+async def _ended(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})

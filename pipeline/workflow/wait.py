@@ -23,17 +23,19 @@ _TURN = 86_400.0  # a timer of a loop is set for no longer
 class Wait(Doing):
     """`wake_at` (wall clock) ends it, None: only a signal does. `_gives_up`: that end is a time-out."""
 
-    __slots__ = ("_gives_up", "_resume", "event", "wake_at")
+    __slots__ = ("_gives_up", "_resting", "_resume", "event", "wake_at")
 
     def __init__(self, frame: "Frame", node: Node, record: StepRecord | None) -> None:
         super().__init__(frame, node, record)
         self.wake_at: float | None = None
         self.event: str | None = None
         self._gives_up = False
+        self._resting = False  # between attempts
         self._resume = record
 
     def begin(self) -> None:
         self.disarm()
+        self._rested()
         if self.dropped or self.run.hold(self.begin):
             return
         record, self._resume = self._resume, None
@@ -60,7 +62,13 @@ class Wait(Doing):
     def again(self, seconds: float) -> None:
         """Between attempts the run has something to do."""
         super().again(seconds)
-        self.run.waits.pop(self.path, None)
+        self._resting = True
+        self.run.busy += 1
+
+    def _rested(self) -> None:
+        if self._resting:
+            self._resting = False
+            self.run.busy -= 1
 
     def _read(self, now: float) -> float | None:
         """When it ends by itself. Raises `StepFailed`."""
@@ -85,8 +93,8 @@ class Wait(Doing):
         self.look()
 
     def look(self) -> None:
-        """Takes a signal that is there, or waits on."""
-        if self.dropped or self.run.hold(self.look):
+        """Takes a signal that is there, or waits on. It may be asked more often than once while nothing may begin."""
+        if self.dropped or self.run.waits.get(self.path) is not self or self.run.hold(self.look):
             return
         if self.event is not None:
             taken = self.run.take(self.event)
@@ -115,6 +123,7 @@ class Wait(Doing):
 
     def drop(self, leaving: Leaving) -> None:
         super().drop(leaving)
+        self._rested()
         self.run.waits.pop(self.path, None)
 
 

@@ -43,11 +43,12 @@ class Called(Composite):
         return False
 
     def took(self, frame: Frame) -> None:
-        ending = endings.of_run(self.plan, frame, blemished=False, shared=self.run.shared)
-        if ending.error is not None:
-            self.give_up(ending.error)
-            return
-        partial = ending.state is RunState.PARTIAL
-        if partial:
-            self.run.blemished = True
-        self.finish(Result(ending.outputs, {"metadata": {"partial": True}} if partial else {}))
+        ending = endings.of_run(self.plan, frame, self.run.shared)
+        if ending.state is RunState.FAILED:
+            self.give_up(ending.error or {})
+        elif ending.state is RunState.PARTIAL:
+            self.blemished = True
+            lacking = {} if ending.error is None else {"error": ending.error}
+            self.finish(Result(ending.outputs, {"metadata": {"partial": True, **lacking}}))
+        else:
+            self.finish(Result(ending.outputs))

@@ -1,10 +1,10 @@
 """What the benchmark of workflows measures is what it says: on a small scale, in this process."""
 
 import pytest
-from pipeline.workflow.reading import read
 
 from benchmarks.workflows import parts
 from benchmarks.workflows.__main__ import rows
+from pipeline.workflow.reading import read
 
 TARGETS = {
     "validate": [("1,000", 100), ("10,000", 1000)],

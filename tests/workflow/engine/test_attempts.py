@@ -143,6 +143,19 @@ async def test_the_time_out_of_a_run_ends_all_of_it():
         assert gate.cancelled == 1
 
 
+async def test_the_time_in_which_a_run_is_paused_does_not_count():
+    gate = Gate("A")
+    async with lab({"wait": gate}) as here:
+        run = await here.submit(definition(llm("a", "wait"), timeout_seconds=0.3))
+        await gate.reached.wait()
+        await here.engine.pause(run)
+        await asyncio.sleep(0.35)
+        await here.engine.resume(run)
+        gate.open.set()
+        record, _ = await here.end(run)
+        assert record.outputs == {"a": "A"}
+
+
 async def test_the_configured_time_outs_are_for_those_that_say_nothing():
     gate = Gate()
     async with lab({"wait": gate}, step_timeout_ms=20, run_timeout_ms=60_000) as here:

@@ -131,6 +131,10 @@ async def test_an_output_that_cannot_be_made_makes_the_run_partial():
         run, _ = await here.run(definition(llm("a", {"x": 1}), outputs={"a": "{{ a.nothing }}", "b": "{{ a.x }}"}))
         assert run.state is RunState.PARTIAL
         assert run.outputs == {"a": None, "b": 1}
+        assert run.error is not None
+        assert run.error["kind"] == "outputs"
+        assert "outputs.a: " in run.error["message"]
+        assert "nothing" in run.error["message"]
 
 
 async def test_thousands_of_steps_in_a_row_and_side_by_side():
@@ -155,3 +159,14 @@ async def test_a_run_without_a_place_for_a_step_of_its_own_type():
             )
         )
         assert run.outputs == {"c": "121"}
+
+
+async def test_a_branch_that_fails_may_have_any_fallback():
+    async with lab() as here:
+        for value, chosen in (([], {}), ({"a": 1}, {}), (0, {"big": "B"}), ("default", {"small": "s"})):
+            way = {
+                **branch("way", ("inputs.x.y.z", "big"), default="small"), "on_failure": "fallback", "fallback": value,
+            }  # fmt: skip
+            run, _ = await here.run(definition(way, llm("big", "B"), llm("small", "s"), inputs={"x": {}}), {"x": 1})
+            assert run.state is RunState.COMPLETED, run.error
+            assert run.outputs == chosen

@@ -123,10 +123,13 @@ async def test_a_wait_that_is_longer_than_its_time_out():
 
 async def test_the_time_out_of_a_run_reaches_one_that_waits():
     async with lab() as here:
-        run, _ = await here.run(definition(step("wait", "w", seconds=60), timeout_seconds=0.05))
+        run, history = await here.run(definition(step("wait", "w", seconds=60), timeout_seconds=0.3))
         assert run.state is RunState.FAILED
         assert run.error is not None
         assert run.error["kind"] == "timeout"
+        assert history.started_at is not None
+        assert history.ended_at is not None
+        assert history.ended_at - history.started_at < 0.55
 
 
 async def test_the_configured_time_out_does_not_count_waiting():
@@ -190,3 +193,47 @@ async def test_ten_thousand_waiting_runs_are_held_by_the_journal_alone():
         for number in range(0, 10_000, 100):
             record, _ = await here.end(f"r{number}")
             assert record.outputs == {"w": number}
+
+
+async def test_a_wait_between_attempts_is_not_left_behind_by_another_one():
+    async with lab() as here:
+        run, history = await here.run(
+            definition(
+                step("wait", "v", seconds=60, timeout_seconds=0.02, retry={"max_attempts": 2, "initial_delay_ms": 30}),
+                step("wait", "w", event="go"),
+            )
+        )
+        assert run.error is not None
+        assert (run.error["kind"], run.error["step"]) == ("timeout", "v")
+        assert history.steps["v"].attempt == 2
+
+
+async def test_each_of_two_waits_takes_one_of_two_signals_that_came_while_their_run_was_paused():
+    gate = Gate("A")
+    async with lab({"wait": gate}) as here:
+        waits = (step("wait", "v", event="go"), step("wait", "w", event="go"))
+        run = await here.submit(definition(llm("a", "wait"), *waits, llm("z", "{{ v }}{{ w }}")))
+        await gate.reached.wait()
+        await here.engine.pause(run)
+        await here.engine.signal(run, "go", 1)
+        await here.engine.signal(run, "go", 2)
+        await here.engine.resume(run)
+        gate.open.set()
+        record, _ = await here.end(run)
+        assert record.outputs is not None
+        assert record.outputs["z"] == "12"
+
+
+async def test_a_wait_takes_one_of_two_signals_that_came_while_its_run_was_paused():
+    gate = Gate("A")
+    async with lab({"wait": gate}) as here:
+        run = await here.submit(definition(llm("a", "wait"), step("wait", "w", event="go"), llm("z", "{{ w }}{{ a }}")))
+        await gate.reached.wait()
+        await here.engine.pause(run)
+        await here.engine.signal(run, "go", 1)
+        await here.engine.signal(run, "go", 2)
+        await here.engine.resume(run)
+        gate.open.set()
+        record, history = await here.end(run)
+        assert record.outputs == {"z": "1A"}
+        assert history.signals == [("go", 2)]
