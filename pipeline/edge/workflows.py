@@ -65,7 +65,7 @@ class WorkflowHandlers:
         if call.request.method == "OPTIONS":
             return call.reply(b"", f"Allow: {', '.join(methods(call.request.rel_url.raw_path))}\r\n", 204)
         access, headers = self._ingress.access, call.headers
-        service = self._enabled()
+        service = await self._enabled()
         caller = access.caller(head.presented_key(headers))
         priority = access.lowered(caller, head.asked_class(headers))
         asked = target(call.request.method, call.request.rel_url.raw_path_qs)
@@ -98,7 +98,7 @@ class WorkflowHandlers:
     async def _relayed(self, call: RelayedCall) -> Response:
         asked = call.asked
         try:
-            self._enabled()
+            await self._enabled()
             caller = self._ingress.access.named(asked.caller)
             found = target(*asked.path.split(" ", 1), inside=True)
             return await self._here(Request(call, caller, Priority(asked.priority), found, asked.body), own=False)
@@ -162,11 +162,11 @@ class WorkflowHandlers:
             return None
         return road
 
-    def _enabled(self) -> Service:
+    async def _enabled(self) -> Service:
         """Raises `UnknownPath`, `JournalFailed`."""
         if self._service is None:
             raise UnknownPath("Workflows are not enabled on this server (workflows.enabled)")
-        self._service.check()
+        await self._service.check()
         return self._service
 
     # Ends.

@@ -94,7 +94,7 @@ class Fitted:
         cells = [title, *(row[place].plain for row in self._rows)]
         if self._columns[place].kind is Kind.WORDS:
             cells = [word for cell in cells for word in cell.split()]
-        return max(map(cell_len, cells))
+        return max(map(cell_len, cells), default=0)
 
 
 def _line(cells: Sequence[Text]) -> Text:

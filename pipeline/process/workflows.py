@@ -85,6 +85,7 @@ class ShardWorkflows:
             starting.cancel()
             with suppress(asyncio.CancelledError):
                 await starting
+            self.service.tried.set()
         await self._parts.stop(grace)
 
     async def _start(self) -> None:
@@ -97,9 +98,11 @@ class ShardWorkflows:
                 if error.message != known:
                     log.warning("journal_unavailable", error=error.message)
                 known = self.service.unavailable = error.message
+                self.service.tried.set()
                 await asyncio.sleep(_AGAIN_SECONDS)
             else:
                 self.service.unavailable = ""
+                self.service.tried.set()
                 if known:
                     log.info("journal_back")
                 return

@@ -11,6 +11,7 @@ MAX_DEPTH = 60  # nodes within nodes: what Python's own compiler takes with some
 MAX_LOOPS = 10  # loops within loops, of which Python takes 20
 _ALONE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.NSRef)
 _BUILT = (nodes.List, nodes.Tuple, nodes.Dict)
+_PLAIN = (nodes.Const, nodes.TemplateData, nodes.List, nodes.Tuple)  # what has no fields
 _BODIES = (nodes.For, nodes.Macro, nodes.CallBlock)
 _TRANSLATED = re.compile(r"_(?:this|key)\d+|_up(\d+)_(\w+)")  # what handlebars become
 
@@ -38,6 +39,8 @@ def _refuse_node(node: nodes.Node, filters: frozenset[str], tests: frozenset[str
         raise TemplateSyntaxError(f"{type(node).__name__.lower()!r} is not offered: a template stands alone", line)
     if isinstance(node, nodes.Name | nodes.Macro) and _reserved(node.name, built=built):
         raise TemplateSyntaxError(f"the name {node.name!r} is reserved", line)
+    if isinstance(node, nodes.Getattr) and isinstance(node.node, _PLAIN) and node.attr not in METHODS:
+        raise TemplateSyntaxError(f"{node.attr!r} of a constant is not offered", line)
     if isinstance(node, nodes.Filter) and node.name not in filters:
         raise TemplateSyntaxError(f"No filter named {node.name!r}", line)
     if isinstance(node, nodes.Test) and node.name not in tests:

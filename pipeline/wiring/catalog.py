@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 
 from config.schema import AnthropicWorker, AnyWorker, Config, ExtractiveWorker, RouteSection
+from pipeline.adapters.outside.hosts import AllowedHosts
+from pipeline.workflow.errors import StepFailed
 
 _NO_EMBEDDERS = (AnthropicWorker, ExtractiveWorker)
 
 
 class ConfigCatalog:
-    """A `pipeline.workflow.ports.Catalog` over the configuration that is in force: `config` may be replaced."""
+    """A `pipeline.workflow.ports.Catalog` over the configuration that is in force: `config` may be replaced, but for
+    what workflows may reach outside, which needs a restart."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._hosts = AllowedHosts(config.workflows.hosts)
+        self._files = config.workflows.files_dir is not None
 
     def routes(self) -> Sequence[str]:
         return [route.name for route in self.config.routes]
@@ -37,6 +42,16 @@ class ConfigCatalog:
                 if any(_serves(worker, provider, model, exact=exact) for worker in self._workers(route)):
                     return route.name
         return None
+
+    def allows(self, url: str) -> bool:
+        try:
+            self._hosts.checked(url)
+        except StepFailed:
+            return False
+        return True
+
+    def files(self) -> bool:
+        return self._files
 
     def _workers(self, route: RouteSection) -> list[AnyWorker]:
         """Those that serve it while nothing is wrong."""

@@ -66,7 +66,8 @@ class StepReference(Reference):
 
 class Steps:
     """A list of steps that grows. Each method adds one, and takes the keys that `docs/reference/workflow.md` has for
-    its type, by their names (`as_` for `as`); what is wrong with them is told by `Workflow.definition`."""
+    its type, by their names (`as_` for `as`). Nothing is checked here: keys and their types are by
+    `Workflow.definition`, everything by `Workflow.validate`."""
 
     def __init__(self, steps: list[dict[str, Any]]) -> None:
         self._steps = steps
@@ -208,7 +209,8 @@ class Workflow(Steps):
         return self._tree
 
     def definition(self, kinds: Collection[str] | None = None) -> Definition:
-        """Raises `DefinitionRefused` with all that is wrong with single keys."""
+        """Raises `DefinitionRefused` with all that is wrong with single keys. References, cycles and the rest are looked
+        at by `validate`, and where it is run."""
         source = read_tree(self._tree, kinds)
         source.raise_if_any()
         if source.definition is None:

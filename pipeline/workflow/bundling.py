@@ -33,8 +33,8 @@ async def resolve(definition: Definition, library: Library) -> Others:
             continue
         try:
             others[text] = found = await library.definition(text)
-        except UnknownWorkflow:
-            others.problems[text] = "there is no such workflow"
+        except UnknownWorkflow as unknown:
+            others.problems[text] = unknown.message[:1].lower() + unknown.message[1:]
         except DefinitionRefused as refused:
             others.problems[text] = refused.message
         else:

@@ -14,6 +14,7 @@ from pipeline.workflow.checks.rules import broken_rules
 from pipeline.workflow.definition import Definition, LlmStep, TransformStep
 from pipeline.workflow.errors import Fault
 from pipeline.workflow.faults import Text, faults_of, in_order
+from pipeline.workflow.gaps import Gaps
 from pipeline.workflow.json_schema import SchemaRefused, compile_schema
 from pipeline.workflow.plan import Plan
 from pipeline.workflow.planning import Draft, drafted
@@ -35,6 +36,9 @@ class Readable(Text, Protocol):
 
     @property
     def faults(self) -> Collection[Fault]: ...
+
+    @property
+    def gaps(self) -> Gaps: ...
 
 
 class Examined(NamedTuple):
@@ -65,13 +69,14 @@ def examine(
     kinds: Mapping[str, Kind] | Collection[str] = (),
 ) -> Examined:
     """As `check`, with the plan that was made on the way."""
+    gaps: Gaps | None = None
     if isinstance(subject, Definition):
         definition, text, before = subject, None, []
     else:
         if subject.definition is None:
             return Examined(in_order(subject.faults), None)
-        definition, text, before = subject.definition, subject, list(subject.faults)
-    draft = drafted(definition, others, kinds)
+        definition, text, before, gaps = subject.definition, subject, list(subject.faults), subject.gaps
+    draft = drafted(definition, others, kinds, gaps=gaps)
     _Checks(draft, catalog, kinds).run()
     found = faults_of(draft.problems, definition, text)
     faults = _together(before, found) if before else found
@@ -124,15 +129,15 @@ class _Checks:
 
     def _step(self, types: Types, path: Path, step: Any, values: Mapping[str, Any]) -> None:
         add = self._problems.add
-        for broken in broken_rules(step):
+        whole = not self._problems.gaps.is_partial(path)
+        for broken in broken_rules(step) if whole else ():
             add((*path, *broken.path), broken.message, broken.hint)
-        for field, message in wrong_constants(step, values):
-            add((*path, *field), message)
-        for field, message in wrong_types(step, values, types.of):
-            add((*path, *field), message)
+        if whole or not isinstance(step, TransformStep):  # whose operation may be what is not known
+            for field, message in (*wrong_constants(step, values), *wrong_types(step, values, types.of)):
+                add((*path, *field), message)
         self._catalogued.step(path, step, values)
         self._given.step(path, step, values)
-        if isinstance(step, TransformStep):
+        if isinstance(step, TransformStep) and whole:
             self._transform(path, step)
         elif isinstance(step, LlmStep) and step.output_schema is not None:
             self._schema((*path, "output_schema"), step.output_schema)

@@ -63,7 +63,9 @@ class RegisteredLibrary:
         """`name` (its newest version) or `name@version`. Raises `UnknownWorkflow`, `JournalFailed`."""
         found = await self._journal.workflow(*split(reference))
         if found is None:
-            raise UnknownWorkflow(f"There is no workflow {reference[:300]!r}")
+            raise UnknownWorkflow(
+                "It is not registered here: register it first (`headgate workflow register FILE`, or POST /v1/workflows)"
+            )
         return definition_of(bytes(found.bundle.main))
 
 

@@ -9,6 +9,8 @@ from pipeline.workflow.definition import MAX_STEPS, BranchStep, CustomStep, Defi
 from pipeline.workflow.errors import DefinitionRefused
 from pipeline.workflow.faults import faults_of
 from pipeline.workflow.fields import fields
+from pipeline.workflow.flat import BUILT_IN
+from pipeline.workflow.gaps import Gaps
 from pipeline.workflow.graphs import cycles, ordered, reversed_edges
 from pipeline.workflow.plan import Gate, Graph, Node, Plan
 from pipeline.workflow.problems import Path, Problems
@@ -34,10 +36,15 @@ def plan(definition: Definition, others: Mapping[str, Definition] = _NONE, *, ki
 
 
 def drafted(
-    definition: Definition, others: Mapping[str, Definition], kinds: Collection[str], *, reach: bool = True
+    definition: Definition,
+    others: Mapping[str, Definition],
+    kinds: Collection[str],
+    *,
+    reach: bool = True,
+    gaps: Gaps | None = None,
 ) -> "Draft":
     """The draft of a workflow, after those of all that it calls. Without `reach` nobody asks whether all steps can
-    run."""
+    run. `gaps` are the definition's."""
     plans: dict[str, Plan] = {}
     callees = Callees(definition, others)
 
@@ -49,7 +56,7 @@ def drafted(
             callees.broken[text] = draft.in_short(text)
 
     callees.each(take)
-    return Draft(definition, plans, callees.broken, kinds, reach=reach)
+    return Draft(definition, plans, callees.broken, kinds, reach=reach, gaps=gaps)
 
 
 class Draft:
@@ -64,11 +71,12 @@ class Draft:
         kinds: Collection[str],
         *,
         reach: bool = True,
+        gaps: Gaps | None = None,
     ) -> None:
         self.definition = definition
         self._reach = reach
         self._constants = _CONSTANTS
-        self.problems = Problems()
+        self.problems = Problems(gaps)
         self.plan: Plan | None = None
         self.values: dict[Path, dict[str, Compiled]] = {}
         self.plans = plans
@@ -129,9 +137,8 @@ class Draft:
             elif isinstance(step, WorkflowStep):
                 self._call(step, path)
             elif isinstance(step, CustomStep) and step.type not in self._kinds:
-                self.problems.add(
-                    (*path, "type"), f"unknown step type {step.type!r}", self.problems.near(step.type, self._kinds)
-                )
+                hint = self.problems.near(step.type, (*BUILT_IN, *self._kinds))
+                self.problems.add((*path, "type"), f"unknown step type {step.type!r}", hint)
         for child in scope.children.values():
             self._read(child)
 
@@ -143,8 +150,8 @@ class Draft:
             if isinstance(value, Compiled):
                 values[field.key] = value
                 self._references.read(value, reader_of(scope, index, field))
-                if field.expression and not (value.references or value.optional or field.local):
-                    self._note_truth(path, value)
+                if not (value.references or value.optional or field.local):
+                    self._note_truth(path, value, keep=field.expression)
         return values
 
     def _value(self, value: Any, path: Path, *, expression: bool = False) -> Any:
@@ -161,14 +168,16 @@ class Draft:
             self._compiled[key] = compiled
         return compiled
 
-    def _note_truth(self, path: Path, value: Compiled) -> None:
-        """Of a constant. One that takes long, or comes to a limit (which names its setting), may do better when it
-        runs."""
+    def _note_truth(self, path: Path, value: Compiled, *, keep: bool = True) -> None:
+        """Of a constant; without `keep` only whether it can be had. One that takes long, or comes to a limit (which
+        names its setting), may do better when it runs."""
         if not self._reach or self._constants <= 0:
             return
         before = perf_counter()
         try:
-            self._truth[path] = bool(value.render(_Nothing(), limits=_CONSTANT))
+            truth = bool(value.render(_Nothing(), limits=_CONSTANT))
+            if keep:
+                self._truth[path] = truth
         except Failed as failed:
             if perf_counter() - before < _AT_ONCE and _SETTINGS not in failed.message:
                 self.problems.add(path, f"this always fails: {failed.message}")
@@ -193,6 +202,8 @@ class Draft:
             target = scope.ids.get(name) if isinstance(name, str) else None
             if not isinstance(name, str):
                 self.problems.add(place, "expected the id of a step")
+            elif target is None and self.problems.gaps.hides(name):
+                continue
             elif target is None:
                 hint = self.problems.near(name, scope.ids)
                 self.problems.add(place, f"there is no step {name!r} beside this branch", hint)

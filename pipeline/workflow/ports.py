@@ -118,6 +118,14 @@ class Catalog(Protocol):
         """The first route whose worker has this kind or name and serves this model; None where there is none."""
         ...
 
+    def allows(self, url: str) -> bool:
+        """Whether steps may call this address."""
+        ...
+
+    def files(self) -> bool:
+        """Whether steps may write files."""
+        ...
+
 
 class Library(Protocol):
     """Where workflows find others. Raises `UnknownWorkflow`, or `DefinitionRefused` for one that is not valid."""
@@ -182,10 +190,11 @@ class Handler(Protocol):
 
 class Kind(msgspec.Struct, frozen=True):
     """A custom type, as an entry point of the group `headgate.steps` gives it. `options`: a JSON schema for the step's
-    `options`, True for anything."""
+    `options`, True for anything. `problem`: why there is nothing behind it; entry points leave it empty."""
 
     handler: Handler
     options: dict[str, Any] | bool = True
+    problem: str = ""
 
 
 # Who looks on.

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import count, islice
 from typing import Any, NamedTuple
 
+from pipeline.workflow.gaps import Gaps
+
 Path = tuple[str | int, ...]  # keys and indices from the definition's root
 
 MAX_PROBLEMS = 1000  # of one definition; of more only their number is told
@@ -24,9 +26,10 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """What is wrong with one definition. What is found twice is kept once."""
+    """What is wrong with one definition. What is found twice is kept once, and what comes of its `gaps` not at all."""
 
-    def __init__(self) -> None:
+    def __init__(self, gaps: Gaps | None = None) -> None:
+        self.gaps = gaps or Gaps()
         self._found: dict[Problem, None] = {}
         self._more = 0
         self._compare = _COMPARED_IN_ALL
@@ -38,6 +41,8 @@ class Problems:
         return len(self._found) >= MAX_PROBLEMS
 
     def add(self, path: Path, message: str, hint: str = "", line: int = 0) -> None:
+        if self.gaps and self.gaps.covers(path):
+            return
         if self.full:
             self._more += 1
         else:

@@ -10,11 +10,12 @@ from pipeline.workflow.definition import CustomStep, LlmStep
 from pipeline.workflow.fields import Field
 from pipeline.workflow.hints import Hints
 from pipeline.workflow.problems import Path, Problems
-from pipeline.workflow.scopes import Scope, has_field, inner_names, local_of, type_of
+from pipeline.workflow.scopes import ROOTS, Scope, has_field, inner_names, local_of, type_of
 from pipeline.workflow.signature import Declared
 from pipeline.workflow.templates import Compiled
 
 Reference = tuple[str, ...]
+_SCALARS = {"string": "a text", "number": "a number", "integer": "a number", "boolean": "true or false"}
 _SEARCHED = 100_000  # characters of a text
 
 
@@ -64,9 +65,9 @@ class References:
         for number, name in enumerate(step.depends_on):
             path = (*scope.path, index, "depends_on", number)
             found = self._find(scope, name)
-            if found is None:
+            if found is None and not self._problems.gaps.hides(name):
                 self._problems.add(path, f"there is no step {name!r}", self._hints.of_id(scope, name))
-            else:
+            elif found is not None:
                 self._need(Reader(scope, index, path, name), *found, name)
 
     # The four kinds of names.
@@ -98,6 +99,10 @@ class References:
             )
 
     def _input(self, reference: Reference, reader: Reader) -> None:
+        if len(reference) > 2 and (kind := self._scalar(reference[1])) and not reference[2].lstrip("-").isdigit():
+            name = f"{reference[0]}.{reference[1]}"
+            self._wrong(reader, reference, f"{name} is {kind}, which has no fields", lambda: "")
+            return
         if len(reference) == 1 or reference[1] in self._inputs.names or self._inputs.others:
             return
         name = reference[1]
@@ -107,6 +112,12 @@ class References:
             f"the input {name!r} is not declared",
             lambda: self._hints.of_input(name, f"{reference[0]}."),
         )
+
+    def _scalar(self, name: str) -> str:
+        """What an input is that can have no fields; else empty."""
+        schema = self._inputs.names.get(name)
+        kind = schema.get("type") if isinstance(schema, dict) else None
+        return _SCALARS.get(kind, "") if isinstance(kind, str) else ""
 
     def _output(self, reference: Reference, reader: Reader) -> None:
         if len(reference) == 1:
@@ -202,13 +213,23 @@ class References:
     # Saying so.
 
     def _wrong(self, reader: Reader, reference: Reference, message: str, hint: Callable[[], str]) -> None:
-        if reader.quiet:
+        if reader.quiet or self._is_lost(reference):
             return
         if self._problems.full:
             self._problems.add(reader.path, message)
         else:
             shown = ".".join(reference)
             self._problems.add(reader.path, f"{shown}: {message}", hint(), self._line(reader, shown))
+
+    def _is_lost(self, reference: Reference) -> bool:
+        """Whether it may lead to something that could not be read."""
+        gaps = self._problems.gaps
+        if not gaps:
+            return False
+        if reference[0] in {"inputs", "input"}:
+            return gaps.hides_input(reference[1])
+        flat = reference[0] not in ROOTS
+        return any(gaps.hides(part) for part in reference[:3]) or (flat and gaps.hides_input(reference[0]))
 
     @staticmethod
     def _line(reader: Reader, shown: str) -> int:

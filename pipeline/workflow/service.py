@@ -3,9 +3,11 @@
 Who asks is a caller's name: each sees its own runs only, and everybody the registered workflows.
 """
 
+import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, NoReturn
 
@@ -32,12 +34,13 @@ from pipeline.workflow.views import (
 )
 
 TAKEN = frozenset({"validate"})  # names that the API's own paths have
+OPENING_S = 5.0  # that a request waits for the journal to be opened
 
 
 class Service:
     """The one door to an engine and its journal; to be used from their event loop. All methods raise `JournalFailed`;
     those that change a run raise `UnknownRun`, `Conflict`, and `Elsewhere` where another process executes it.
-    `unavailable`: why nothing can be asked yet, for who asks from outside."""
+    `unavailable`: why nothing can be asked yet, for who asks from outside; `tried` is set once that is known."""
 
     def __init__(self, journal: Journal, engine: Engine, definitions: Definitions, hub: Hub) -> None:
         self._journal = journal
@@ -45,9 +48,13 @@ class Service:
         self._definitions = definitions
         self._hub = hub
         self.unavailable = ""
+        self.tried = asyncio.Event()
 
-    def check(self) -> None:
-        """Raises `JournalFailed` where nothing can be asked yet."""
+    async def check(self) -> None:
+        """Waits a moment for a journal that is being opened. Raises `JournalFailed` where nothing can be asked yet."""
+        if self.unavailable and not self.tried.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.tried.wait(), OPENING_S)
         if self.unavailable:
             raise JournalFailed(self.unavailable)
 

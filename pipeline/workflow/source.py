@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pipeline.workflow.definition import Definition
 from pipeline.workflow.errors import DefinitionRefused, Fault
 from pipeline.workflow.flat import Flat
+from pipeline.workflow.gaps import Gaps
 from pipeline.workflow.markup import MAX_FOUND, Markup, Path, Places, Wrong, checked, judged, shown
 from pipeline.workflow.markup_json import NotJson, parse_json
 from pipeline.workflow.markup_yaml import parse_yaml
@@ -27,13 +28,15 @@ class Source:
     """A definition that was read.
 
     `definition` is None where it could not be made. It may be there beside faults: then without what they are about,
-    so that checks can go on and tell the rest as well; it is to be run only where there are none (`raise_if_any`).
+    so that checks can go on and tell the rest as well, which `gaps` keep from telling what comes of that only; it is to
+    be run only where there are none (`raise_if_any`).
     `tree` is what the text says. `faults` are in the text's order.
     """
 
     def __init__(self, markup: Markup, kinds: Collection[str] | None = None, *, placed: bool = True) -> None:
         self.tree: Any = markup.tree
         self.definition: Definition | None = None
+        self.gaps = Gaps()
         self._markup = markup
         self._placed = placed
         self._flat: Flat | None = None
@@ -42,7 +45,7 @@ class Source:
         if isinstance(markup.tree, dict):
             self._flat = Flat(markup.tree)
             written = _Written(markup) if placed else {}
-            self.definition, problems = defined(self._flat, kinds, written)
+            self.definition, problems, self.gaps = defined(self._flat, kinds, written)
             self.definition = self.definition if markup.sound else None
         elif not faults:
             problems.append(Wrong(f"found {shown(markup.tree)}, expected a mapping with name and steps"))

@@ -2,8 +2,8 @@
 
 `{{ steps.a.text | upper }}` and `{{ steps.b.text | upper }}` have one shape, `{{ v0 | upper }}`: what the names stand
 for is looked up first, and jinja2 sees the shape alone. So it is for texts whose only templates are `{{ expressions }}`
-of names with constant keys, constants, operators, filters, tests and methods. Anything else (statements, lists, computed
-keys) is left to jinja2 as it stands, and so is what it refuses.
+of names with constant keys, constants, operators, filters, tests and methods. Anything else (statements, lists,
+computed keys) is left to jinja2 as it stands, and so is what it refuses.
 """
 
 import re
@@ -193,7 +193,7 @@ class _Expression:
         method = ""
         if _IS_CALLED.match(self._text, self.end) is not None:
             keys, method = keys.rpartition(".")[::2]
-            if method not in METHODS or keys.endswith("['") or keys.endswith('["'):
+            if method not in METHODS or keys.endswith(("['", '["')):
                 return False
         path = (name, keys_of(keys))
         self._say(self._variables.setdefault(path, f"v{len(self._variables)}"))

@@ -14,6 +14,7 @@ from pipeline.workflow.runs import Runs
 from pipeline.workflow.shared import Shared
 
 CLAIMED_AT_ONCE = 200
+EXPIRED_AT_ONCE = 1000
 _EXPIRED_EVERY = 60.0  # seconds
 _PAUSE = 0.1
 _LATEST = 3600.0  # a timer is set for no longer
@@ -141,8 +142,10 @@ class Upkeep:
         hours = self._shared.section.retention_hours
         if not hours or self._shared.loop.time() < self._expires:
             return
-        self._expires = self._shared.loop.time() + _EXPIRED_EVERY
-        await self._shared.journal.expire(self._shared.now() - hours * 3600)
+        before = self._shared.now() - hours * 3600
+        # Where there are more they are gone in the next rounds: what is due does not wait for all of them.
+        if await self._shared.journal.expire(before, EXPIRED_AT_ONCE) < EXPIRED_AT_ONCE:
+            self._expires = self._shared.loop.time() + _EXPIRED_EVERY
 
     def _held_runs(self) -> Runs:
         assert self._runs is not None  # noqa: S101 - start sets it

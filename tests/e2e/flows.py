@@ -1,7 +1,7 @@
 """Workflows in daemons: a host that runs call, definitions, and what tests ask of a daemon's journal."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +27,6 @@ name = "echo"
 worker = "echo"
 {routes}
 """
-NAMES = [(f"workflow_{kind}_total", state) for kind in ("runs", "steps") for state in ("completed", "failed")]
 
 
 def daemon_of(folder: Path, *, lease: int = 1000, more: str = "", routes: str = "", server: str = "") -> Path:
@@ -100,6 +99,12 @@ async def seen(address: str, run_id: str, key: str | None = None) -> list[RunEve
         return [event async for event in events if event.number]
 
 
+def whole(events: list[RunEvent]) -> bool:
+    """Each entry once and in order, up to a run that completed."""
+    numbers = [event.number for event in events]
+    return numbers == list(range(1, len(numbers) + 1)) and events[-1].state == "completed"
+
+
 async def request(
     daemon: Daemon, method: str, path: str, body: Any = None, **headers: str
 ) -> tuple[int, Any, dict[str, str]]:
@@ -120,3 +125,12 @@ async def counted(daemon: Daemon) -> dict[str, float]:
             short = name.removeprefix("headgate_workflow_").removesuffix("_total")
             found[" ".join([short, *(text for _, text in sorted(labels))])] = value
     return found
+
+
+async def journalled(client: WorkflowClient) -> dict[str, float]:
+    """The same, as the journal has it: of the client's runs."""
+    found: Counter[str] = Counter()
+    async for run in client.runs():
+        found.update([f"runs {run.state.value}", "runs_submitted"])
+        found.update(f"steps {step.state.value}" for step in (await client.run(run.id)).steps)
+    return dict(found)

@@ -3,7 +3,6 @@ source, links lead somewhere."""
 
 import asyncio
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +92,6 @@ def _anchor(heading: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs SQLite's command line")
 async def test_a_backup_is_gone_back_to(tmp_path: Path):
     """As the page says, while the daemon runs; then with what came after it gone."""
     path = configured(tmp_path)

@@ -125,7 +125,7 @@ def test_one_is_compiled_for_all() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "{{ x.strip() }}",
+        "{{ x.other() }}",
         "{{ [x] }}",
         "{{- x | upper }}",
         "{{ x | upper -}}",

@@ -66,8 +66,12 @@ def checked(url: str) -> str:
 
 
 def ended(error: WorkflowApiError, address: str, file: str = "") -> exits.Ended:
+    if error.code == "version_exists":
+        what = f"{file}: " if file else ""
+        again = "a registered version never changes, so write another `version:` and run it again"
+        return exits.Ended(f"{what}{error.message}: {again}", exits.REFUSED)
     if error.faults:
-        return exits.refused(error.faults, file)
+        return exits.refused(error.faults, "" if error.code == "invalid_inputs" else file)
     if error.status in {401, 403}:
         key = f"the key in {KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else f"no key in {KEY_VARIABLE}"
         return exits.Ended(f"{address} refused the request ({key}): {error.message}", exits.FAILED)

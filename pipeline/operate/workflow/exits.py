@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, Any
 
 import click
 
@@ -24,6 +25,11 @@ class Ended(click.ClickException):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.__dict__["exit_code"] = status  # click declares it for the class
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Each line says that it is an error: there may be several."""
+        for line in self.format_message().splitlines():
+            click.echo(f"Error: {line}", file=file, err=file is None)
 
 
 def status_of(state: RunState) -> int:

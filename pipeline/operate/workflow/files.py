@@ -61,12 +61,12 @@ class Checked(NamedTuple):
 def checked(file: Path, catalog: Catalog | None) -> Checked:
     """Without a catalog routes and collections are not looked at. Raises `exits.Ended` for a file that cannot be
     read."""
-    text = _content(file)
-    readable: Readable = read(text, name=file.name)
+    text, kinds = _content(file), custom_kinds()
+    readable: Readable = read(text, name=file.name, kinds=kinds)
     if readable.definition is None:
         return Checked(text, None, list(readable.faults), None)
     others = asyncio.run(resolve(readable.definition, FileLibrary(file.parent)))
-    examined = examine(readable, others=others, catalog=catalog, kinds=custom_kinds())
+    examined = examine(readable, others=others, catalog=catalog, kinds=kinds)
     return Checked(text, readable.definition, examined.faults, examined.plan)
 
 

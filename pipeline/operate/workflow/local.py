@@ -55,6 +55,9 @@ class Local(NamedTuple):
 def run(what: Local, show: Show) -> RunView:
     """The run as it ended. Raises `exits.Ended` and ConfigError."""
     log_to_stderr()
+    if what.journal is not None and not what.journal.absolute().parent.is_dir():
+        reason = f"there is no folder {what.journal.parent}"
+        raise exits.Ended(f"the journal {what.journal} cannot be opened: {reason}", exits.UNREACHABLE)
     try:
         return asyncio.run(_run(what, show))
     except InputRefused as error:

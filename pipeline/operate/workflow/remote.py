@@ -47,7 +47,7 @@ def list_(
     if as_json:
         print_json(msgspec.json.encode({"workflows": workflows, "runs": runs}))
     else:
-        show(tables.listed(workflows, runs))
+        show(tables.listed(workflows, runs, workflow))
 
 
 @click.command()

@@ -14,8 +14,10 @@ from pipeline.operate.workflow.shown import STYLES, as_json
 from pipeline.workflow.views import RunSummary, RunView, StepView, WorkflowSummary
 
 
-def listed(workflows: Sequence[WorkflowSummary], runs: Sequence[RunSummary]) -> RenderableType:
-    nothing = Text("No workflow is registered: `headgate workflow run FILE --url …` does that.", "dim")
+def listed(workflows: Sequence[WorkflowSummary], runs: Sequence[RunSummary], name: str | None = None) -> RenderableType:
+    """With a name: of this workflow only."""
+    none_of_them = "No workflow" if name is None else f"No workflow {name!r}"
+    nothing = Text(f"{none_of_them} is registered: `headgate workflow register FILE` does that.", "dim")
     none = Text("There are no such runs.", "dim")
     return Group(_workflows(workflows) if workflows else nothing, "", _runs(runs) if runs else none)
 

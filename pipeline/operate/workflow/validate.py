@@ -8,6 +8,7 @@ import msgspec
 from pipeline.operate.workflow import exits
 from pipeline.operate.workflow.drawing.sketch import Sketch, sketch
 from pipeline.operate.workflow.files import Checked, catalog_for, checked
+from pipeline.workflow.errors import Fault
 
 
 @click.command()
@@ -29,7 +30,7 @@ def validate(
 
     Exit status 2 when there is one.
     """
-    found = [(file, checked(file, None if no_routes else catalog_for(config_file, file))) for file in files]
+    found = [(file, _checked(file, config_file, no_routes=no_routes)) for file in files]
     if as_json:
         faults = [{"file": str(file), **msgspec.to_builtins(fault)} for file, one in found for fault in one.faults]
         click.echo(msgspec.json.format(msgspec.json.encode(faults)))
@@ -45,6 +46,14 @@ def schema() -> None:
     from pipeline.workflow.schema import json_schema  # noqa: PLC0415 - no other command needs it
 
     click.echo(msgspec.json.format(msgspec.json.encode(json_schema())))
+
+
+def _checked(file: Path, config_file: Path | None, *, no_routes: bool) -> Checked:
+    """A file that cannot be read is one with a fault."""
+    try:
+        return checked(file, None if no_routes else catalog_for(config_file, file))
+    except exits.Ended as ended:
+        return Checked(b"", None, [Fault("", ended.message)], None)
 
 
 def _tell(file: Path, one: Checked) -> None:

@@ -1,11 +1,15 @@
-"""Routes, collections and workers that a workflow names: whether they are there."""
+"""Routes, collections and workers that a workflow names: whether they are there. And what it may reach outside."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.workflow.definition import EmbedStep, LlmStep, VectorSearchStep, VectorUpsertStep
+from pipeline.workflow.definition import ActionStep, EmbedStep, LlmStep, VectorSearchStep, VectorUpsertStep
 from pipeline.workflow.ports import Catalog
 from pipeline.workflow.problems import Path, Problems, listed
+
+
+_HOST = re.compile(r"(https?://[^/?#\s{}]+)(?:[/?#]|\Z)", re.IGNORECASE)
 
 
 class Catalogued:
@@ -28,6 +32,19 @@ class Catalogued:
         if isinstance(step, LlmStep) and step.provider is not None and not self._serves(step.provider, step.model):
             wanted = step.provider if step.model is None else f"{step.provider} with the model {step.model}"
             self._problems.add((*path, "provider"), f"no route leads to {wanted}")
+
+        if isinstance(step, ActionStep):
+            self._outside(path, step)
+
+    def _outside(self, path: Path, step: ActionStep) -> None:
+        """Of an address the host is enough, where that is written out."""
+        assert self._catalog is not None  # noqa: S101 - the caller has looked
+        if step.action == "file_write" and not self._catalog.files():
+            self._problems.add((*path, "action"), "no files may be written: workflows.files_dir is not set")
+        host = _HOST.match(step.url) if isinstance(step.url, str) else None
+        if host is not None and not self._catalog.allows(host[1]):
+            shown = host[1].partition("://")[2].rpartition("@")[2]
+            self._problems.add((*path, "url"), f"the host {shown[:200]} is not among those of workflows.hosts")
 
     def _route(self, path: Path, step: LlmStep | EmbedStep) -> None:
         assert self._catalog is not None  # noqa: S101 - the caller has looked

@@ -7,12 +7,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from msgspec import UNSET
+
 from pipeline.workflow.definition import (
     ActionStep,
     EmbedStep,
     LlmStep,
     MapStep,
     ReduceStep,
+    TransformStep,
     VectorSearchStep,
     VectorUpsertStep,
     WaitStep,
@@ -63,6 +66,11 @@ def _is_url(value: Any) -> bool:
     return isinstance(value, str) and re.match(r"https?://[^/\s]", value, re.IGNORECASE) is not None
 
 
+def _is_path(value: Any) -> bool:
+    """Of a file in a folder, and of none beside it."""
+    return _is_name(value) and not any(part in {"", ".", ".."} for part in value.split("/"))
+
+
 def _is_texts(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
 
@@ -78,6 +86,13 @@ def _is_documents(value: Any) -> bool:
 _NUMBERS = ("number", "integer")
 _NAME = Expected("a name", _is_name, ("string",))
 _LIST = Expected("a list", lambda value: isinstance(value, list), ("array",))
+_TEXT = Expected("a text", lambda value: isinstance(value, str), ("string",))
+_OBJECTS = Expected("an object or a list", lambda value: isinstance(value, dict | list), ("object", "array"))
+_INPUTS: dict[str, Expected] = {  # by the operation of a transform
+    **dict.fromkeys(("concat", "merge", "filter", "map", "join"), _LIST),
+    **dict.fromkeys(("split", "json_parse", "regex", "chunk"), _TEXT),
+    "pick": _OBJECTS,
+}
 
 FIELDS: dict[type, dict[str, Expected]] = {
     LlmStep: {
@@ -107,21 +122,27 @@ FIELDS: dict[type, dict[str, Expected]] = {
     ReduceStep: {"items": _LIST},
     ActionStep: {
         "url": Expected("an address that begins with http:// or https://", _is_url, ("string",)),
-        "path": _NAME,
+        "path": Expected("a path within workflows.files_dir, with no . or .. in it", _is_path, ("string",)),
     },
     WaitStep: {
-        "seconds": Expected("a number of seconds, 0 or more", _is_seconds, (*_NUMBERS, "string")),
+        "seconds": Expected("a number of seconds, 0 or more", _is_seconds, _NUMBERS),
         "until": Expected("a moment with its offset, like 2030-01-31T08:00:00Z", _is_moment, ("string",)),
         "event": _NAME,
     },
 }
 
 
+def _expected(step: Any) -> Mapping[str, Expected]:
+    if isinstance(step, TransformStep):
+        return {"input": _INPUTS[step.operation]} if step.operation in _INPUTS else {}
+    return FIELDS.get(type(step), {})
+
+
 def wrong_constants(step: Any, compiled: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """Of the fields that hold no template."""
-    for name, expected in FIELDS.get(type(step), {}).items():
+    for name, expected in _expected(step).items():
         value = getattr(step, name)
-        if value is not None and name not in compiled and not expected.fits(value):
+        if value is not None and value is not UNSET and name not in compiled and not expected.fits(value):
             yield (name,), f"expected {expected.words}, not {shown(value)}"
 
 
@@ -133,7 +154,7 @@ def wrong_types(
 ) -> Iterator[tuple[Path, str]]:
     """Of the fields that are one whole reference. `types_of` gives the JSON types that it can have, none where that is
     not known."""
-    for name, expected in FIELDS.get(type(step), {}).items():
+    for name, expected in _expected(step).items():
         if name not in compiled:
             continue
         value = getattr(step, name)

@@ -41,8 +41,12 @@ class Given:
     def step(self, path: Path, step: Any, values: Mapping[str, Any]) -> None:
         if isinstance(step, WorkflowStep) and step.workflow in self._plans:
             self._inputs(path, step, values)
-        elif isinstance(step, CustomStep) and step.type in self._kinds and not values:
-            self._fits((*path, "options"), self._kinds[step.type].options, step.options)
+        elif isinstance(step, CustomStep) and step.type in self._kinds:
+            kind = self._kinds[step.type]
+            if kind.problem:
+                self._problems.add((*path, "type"), kind.problem)
+            elif not values:
+                self._fits((*path, "options"), kind.options, step.options)
 
     def _inputs(self, path: Path, step: WorkflowStep, values: Mapping[str, Any]) -> None:
         declared = self._declared_by(step.workflow)

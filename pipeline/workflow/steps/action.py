@@ -114,7 +114,7 @@ def _unexpected(method: str, url: str, status: int, headers: dict[str, str], bod
         phrase = ""
     return StepFailed(
         "http_status",
-        f"{method} {parts.scheme}://{parts.hostname}{parts.path} was answered with {status}{phrase}",
+        f"{method} {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path} was answered with {status}{phrase}",
         retryable=status in _PASSING or 500 <= status <= 599,
         retry_after=_retry_after(headers.get("retry-after")),
         details={"status": status, "body": body[:_SHOWN].decode("utf-8", "replace")},

@@ -20,8 +20,8 @@ _log = structlog.get_logger("headgate.workflow")
 
 
 def custom_kinds(found: Iterable[EntryPoint] | None = None) -> Mapping[str, Kind]:
-    """By the name of the type. One that cannot be used is logged; steps of its type then fail with what is wrong with
-    it. A name that is a built-in type's, or no name, is only logged. `found`: else what is installed."""
+    """By the name of the type. Of one that cannot be used checks tell what is wrong with it (`Kind.problem`), and steps
+    of its type fail with that. A name that is a built-in type's, or no name, is only logged. `found`: else what is installed."""
     kinds: dict[str, Kind] = {}
     given = list(entry_points(group=GROUP)) if found is None else list(found)
     for entry in given:
@@ -50,19 +50,25 @@ def _loaded(entry: EntryPoint) -> Kind:
 
 
 def _broken(entry: EntryPoint, reason: str) -> Kind:
-    _log.warning("workflow_step_type_unusable", type=entry.name, entry_point=entry.value, reason=reason)
-    return Kind(_Failing(entry.name, f"the step type {entry.name!r} ({entry.value}) cannot be used: {reason}"))
+    problem = f"the step type {entry.name!r} ({entry.value}) cannot be used: {reason}"
+    return Kind(_Failing(entry, reason, problem), problem=problem)
 
 
 class _Failing:
-    """The handler of a type that cannot be used."""
+    """The handler of a type that cannot be used. That is logged where somebody wants to, and once."""
 
-    def __init__(self, name: str, message: str) -> None:
-        self._name = name
+    def __init__(self, entry: EntryPoint, reason: str, message: str) -> None:
+        self._entry = entry
+        self._reason = reason
         self._message = message
+        self._logged = False
 
     async def __call__(self, step: Any, context: StepContext) -> Result:  # noqa: ARG002 - whatever it is
-        raise StepFailed("unusable_type", self._message, details={"type": self._name})
+        name, value = self._entry.name, self._entry.value
+        if not self._logged:
+            self._logged = True
+            _log.warning("workflow_step_type_unusable", type=name, entry_point=value, reason=self._reason)
+        raise StepFailed("unusable_type", self._message, details={"type": name})
 
 
 class _Checked:

@@ -1,14 +1,35 @@
 """What is done again and again, and how often."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
-from pipeline.adapters.journals.memory import MemoryJournal
+from pipeline.adapters.journals.memory import Book, MemoryJournal
 from pipeline.workflow.errors import JournalFailed
 from pipeline.workflow.journal import Lease, RunRecord
 from pipeline.workflow.states import RunState
-from tests.workflow.definitions import definition, step
-from tests.workflow.engine.lab import lab
+from pipeline.workflow.upkeep import EXPIRED_AT_ONCE
+from tests.workflow.definitions import definition, llm, step
+from tests.workflow.engine.lab import Lab, lab, section
+
+
+async def test_more_runs_than_are_deleted_at_once():
+    book, count = Book(), EXPIRED_AT_ONCE + 100
+    async with lab(book=book) as here:
+        for number in range(count):
+            await here.submit(definition(llm("a", "A")), run_id=f"r{number}")
+        for number in range(count):
+            await here.end(f"r{number}")
+    later = time.time() + 3700
+    journal = MemoryJournal(book=book, now=lambda: later)
+    await journal.open()
+    here = Lab(journal, section(retention_hours=1, lease_ms=1000), {})
+    here.engine._shared.now = lambda: later
+    await here.engine.start()
+    async with asyncio.timeout(20):
+        while (await journal.runs(limit=1)).runs:
+            await asyncio.sleep(0.02)
+    await here.engine.stop()
 
 
 class Gone(MemoryJournal):
