@@ -25,13 +25,14 @@ class BodyReader:
         self._limit = server.max_body_bytes
         self._seconds = server.body_timeout_ms / 1000
 
-    async def read(self, request: web.BaseRequest) -> bytes:
-        """The whole body. What the head already rules out is refused before the client is told to go on sending.
+    async def read(self, request: web.BaseRequest, wanted: str = "application/json") -> bytes:
+        """The whole body. What the head already rules out is refused before the client is told to go on sending, and
+        what is `wanted` instead.
 
         Raises `UnsupportedMedia`, `TooLarge`, `SlowClient`, `MalformedHttp`, `UnknownExpectation`, or what `interrupt`
         was given.
         """
-        _check_media(request)
+        _check_media(request, wanted)
         content = request.content
         if content.is_eof():
             body = content.read_nowait()
@@ -75,7 +76,7 @@ class BodyReader:
         return TooLarge(f"The request's body is larger than the {self._limit} bytes that this server takes")
 
 
-def _check_media(request: web.BaseRequest) -> None:
+def _check_media(request: web.BaseRequest, wanted: str) -> None:
     """Compressed bodies are refused, not unpacked: a small one could become any size. Whatever else calls itself is
     read as JSON, as OpenAI does, but for forms, which are a mistake that is hard to see."""
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
@@ -83,7 +84,7 @@ def _check_media(request: web.BaseRequest) -> None:
         raise UnsupportedMedia(f"The request's body is encoded as {encoding[:40]!r}; send it as it is")
     media = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
     if media in _FORMS:
-        raise UnsupportedMedia(f"The request's body is a form ({media}); send Content-Type: application/json")
+        raise UnsupportedMedia(f"The request's body is a form ({media}); send Content-Type: {wanted}")
 
 
 async def _expect(request: web.BaseRequest) -> None:

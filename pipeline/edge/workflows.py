@@ -32,6 +32,7 @@ from pipeline.workflow.service import Service
 
 _HOPS = 4  # from process to process, before it is given up for now
 _ANYWHERE = frozenset({"workflows", "workflow", "register", "validate", "runs", "run"})
+_IN_YAML = frozenset({"register", "validate"})  # too
 _WITH_QUERY = frozenset({"runs", "events"})
 
 _log = structlog.get_logger("headgate.edge")
@@ -71,7 +72,8 @@ class WorkflowHandlers:
         asked = target(call.request.method, call.request.rel_url.raw_path_qs)
         if asked.operation not in _WITH_QUERY:
             fields(asked)
-        body = await self._bodies.read(call.request) if asked.method == "POST" else b""
+        wanted = "application/yaml or application/json" if asked.operation in _IN_YAML else "application/json"
+        body = await self._bodies.read(call.request, wanted) if asked.method == "POST" else b""
         if asked.operation == "start":
             key = idempotency_key(headers)
             asked = asked.started_as(service.new_id(caller.name, key))

@@ -79,6 +79,7 @@ class Answers:
             request.priority,
             idempotency_key(request.call.headers),
             run_id=request.target.names[0],
+            routes=request.caller.routes,
         )
         return _json(request, run, 201 if created else 200)
 

@@ -60,6 +60,15 @@ class Meter:
         if time.monotonic() > self._deadline:
             raise TemplateFailed("the template took longer than template_timeout_ms")
 
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._deadline - time.monotonic()
+
+    def stop_clock(self, seconds: float) -> None:
+        """So long nothing was rendered."""
+        self._deadline += seconds
+
     def step(self) -> None:
         self.tick()
         self._chars += 1  # a loop over nothing but text counts too

@@ -12,8 +12,6 @@ from pipeline.workflow.ports import Result
 from pipeline.workflow.states import StepState
 from pipeline.workflow.values import checked
 
-AT_A_TIME = 100  # turns that end at once are gone through in one turn of the loop
-
 
 class Composite(Doing):
     """What it has come to so far is not journalled for itself: it follows from the steps inside. So it is taken up, and
@@ -67,7 +65,7 @@ class Composite(Doing):
 
     def begin(self) -> None:
         self.disarm()
-        if self.dropped or self.run.hold(self.begin):
+        if self.dropped or self.run.hold(self.begin) or self.run.later(self.begin):
             return
         if self._again_at is not None:
             pause, self._again_at = self._again_at - self.run.now(), None
@@ -112,26 +110,14 @@ class Composite(Doing):
         if self._going or self._over or self.dropped:
             return
         self._going = True
-        turns = 0
         try:
             while not (self._over or self.dropped) and self.advance():
-                turns += 1
-                if turns == AT_A_TIME:
-                    self._later()
+                if self.run.later(self.go):
                     break
         except StepFailed as failure:
             self.give_up(described(failure, self.path))
         finally:
             self._going = False
-
-    def _later(self) -> None:
-        self.run.busy += 1
-        self.run.loop.call_soon(self._on)
-
-    def _on(self) -> None:
-        self.run.busy -= 1
-        self.go()
-        self.run.nudge()
 
     def enter(self, graph: Graph, turn: int | None = None, **options: object) -> Frame:
         """Opens a frame; it may close before this returns."""
@@ -143,6 +129,8 @@ class Composite(Doing):
 
     def closed(self, frame: Frame) -> None:
         if self._over or self.dropped or frame not in self.frames:
+            return
+        if self.run.later(self.closed, frame):
             return
         self.frames.discard(frame)
         self.blemished = self.blemished or frame.blemished

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ class Doing:
     """`record` is what is known of the step from before a restart. `attempt` is the number of the newest attempt, 0
     before the first one; `failures` how many failed. `dropped`: it no longer matters what becomes of it."""
 
-    __slots__ = ("attempt", "dropped", "failures", "frame", "node", "path", "timer")
+    __slots__ = ("_spent", "_turn", "attempt", "dropped", "failures", "frame", "node", "path", "timer")
 
     def __init__(self, frame: "Frame", node: Node, record: StepRecord | None) -> None:
         self.frame = frame
@@ -75,6 +76,8 @@ class Doing:
         self.failures = 0 if record is None else record.failures
         self.dropped = False
         self.timer: asyncio.TimerHandle | None = None
+        self._turn = -1
+        self._spent = 0.0  # seconds of that turn, for values
 
     @property
     def run(self) -> "Run":
@@ -95,8 +98,16 @@ class Doing:
             self.timer = None
 
     def value(self, field: str, **local: Any) -> Any:
-        """See `StepContext.value`."""
-        return fill(self.node, field, self.frame, local, self.run.shared.limits)
+        """See `StepContext.value`. In one turn of the event loop all of its values together have the time that one
+        may take."""
+        shared = self.run.shared
+        if self._turn != shared.turns.number:
+            self._turn, self._spent = shared.turns.number, 0.0
+        since = time.monotonic()
+        try:
+            return fill(self.node, field, self.frame, local, shared.limits.less(self._spent))
+        finally:
+            self._spent += time.monotonic() - since
 
     # Ends.
 
@@ -145,6 +156,8 @@ class Doing:
         self.timer = self.run.loop.call_later(max(seconds, 0.0), self.begin)
 
     def _fall_back(self, error: Error) -> None:
+        if self.dropped or self.run.later(self._fall_back, error):
+            return
         try:
             value = self.value("fallback")
         except StepFailed as failure:

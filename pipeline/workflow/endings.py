@@ -1,5 +1,6 @@
 """What a run, or a workflow called by one, has come to when all of its steps have ended."""
 
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from pipeline.workflow.doing import Error, described
@@ -25,19 +26,37 @@ class Ending(NamedTuple):
     error: Error | None = None
 
 
-def of_run(plan: Plan, frame: Frame, shared: Shared) -> Ending:
-    """Partial where steps failed or an output could not be made; failed where nothing was completed at all."""
+Making = Generator[None, None, Ending]
+
+
+def made(making: Making, enough: Callable[[], bool]) -> Ending | None:
+    """None where it is to go on later: `enough` is asked after each output."""
+    try:
+        while True:
+            next(making)
+            if enough():
+                return None
+    except StopIteration as stop:
+        ending: Ending = stop.value
+        return ending
+
+
+def of_run(plan: Plan, frame: Frame, shared: Shared) -> Making:
+    """Partial where steps failed or an output could not be made; failed where nothing was completed at all. To be gone
+    through: it stops after each output, as there may be many."""
     failed = [outcome for outcome in frame.outcomes if outcome is not None and outcome.state is StepState.FAILED]
     done = any(outcome is not None and outcome.state is StepState.COMPLETED for outcome in frame.outcomes)
     if not done and any(outcome.failed for outcome in failed):
         first = next(outcome for outcome in failed if outcome.failed)
         return Ending(RunState.FAILED, error=dict(first.error or {}))
-    outputs, error = _outputs(plan, frame, shared)
+    outputs, error = yield from _outputs(plan, frame, shared)
     whole = error is None and not frame.blemished
     return Ending(RunState.COMPLETED if whole else RunState.PARTIAL, outputs, error)
 
 
-def _outputs(plan: Plan, frame: Frame, shared: Shared) -> tuple[dict[str, Any], Error | None]:
+def _outputs(
+    plan: Plan, frame: Frame, shared: Shared
+) -> Generator[None, None, tuple[dict[str, Any], Error | None]]:
     """One that could not be made is null; the error then says why."""
     if not plan.outputs:
         return _last_values(frame), None
@@ -48,6 +67,7 @@ def _outputs(plan: Plan, frame: Frame, shared: Shared) -> tuple[dict[str, Any], 
             outputs[name] = _output(value, frame, shared)
         except StepFailed as failure:
             outputs[name], faults[name] = None, failure.message
+        yield
     return outputs, _lacking(faults)
 
 

@@ -72,6 +72,17 @@ class Conflict(InvalidRequest):
     code = "conflict"
 
 
+class UnknownStep(InvalidRequest):
+    status = 404
+    code = "step_not_found"
+
+
+class RunFull(Conflict):
+    """The run has come to the most that the journal keeps of one."""
+
+    code = "too_large"
+
+
 class TooManyRuns(HeadgateError):
     """No place for another run. `retry_after` says when to come back."""
 
@@ -79,6 +90,21 @@ class TooManyRuns(HeadgateError):
     code = "overloaded"
     type = "server_error"
     reason = "queue_full"
+
+
+class TooManyWatchers(HeadgateError):
+    """No place for another one who watches. 503; 429 where it is the run that has too many."""
+
+    status = 503
+    code = "overloaded"
+    type = "server_error"
+    reason = "queue_full"
+
+
+class RunWatched(TooManyWatchers):
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "requests"
 
 
 class JournalFailed(HeadgateError):

@@ -14,6 +14,10 @@ class Text(Protocol):
 
     def place(self, path: Path, /, *, key: bool = False) -> tuple[int, int]: ...
 
+    def line_in(self, path: Path, line: int, said: str) -> int:
+        """Of a text of several lines: where its line number `line` (from 0) or these words stand; 0 for others."""
+        ...
+
 
 def faults_of(problems: Iterable[Problem], definition: Definition, text: Text | None = None) -> list[Fault]:
     """In the text's order where there is one, those about the whole last."""
@@ -30,8 +34,9 @@ def in_order(faults: Iterable[Fault]) -> list[Fault]:
 
 def _fault(problem: Problem, definition: Definition, text: Text | None) -> Fault:
     line, column = text.place(problem.path) if text is not None else (0, 0)
-    if text is not None and problem.line and line > text.place(problem.path, key=True)[0]:
-        line, column = line + problem.line, 1  # in a block below its key, lines are lines; in quotes they are not
+    if text is not None:
+        inside = text.line_in(problem.path, problem.line, problem.said)
+        line, column = (inside, 1) if inside > line else (line, column)
     return Fault(where_of(problem.path, definition), problem.message, line, column, problem.hint)
 
 

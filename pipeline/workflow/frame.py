@@ -159,7 +159,13 @@ class Frame:
     def _ready(self, index: int) -> None:
         if self.dropped or self.run.hold(partial(self._ready, index)):
             return
+        if self.run.later(self._ready, index):
+            return
         node = self.graph.nodes[index]
+        for compiled in node.values.values():
+            while compiled.prepare():
+                if self.run.later(self._ready, index):
+                    return
         because = self._why_not(node)
         if because:
             self._skip(node, because)

@@ -12,6 +12,7 @@ from pipeline.workflow import journal
 from pipeline.workflow.journal import AnyEntry, Numbered
 from pipeline.workflow.states import RunState, StepState
 
+INTERRUPTED = "taken up again"  # why a run that was interrupted is running
 DEPENDENCY_FAILED = "dependency failed"  # why a step was skipped; what needs it is then skipped as well
 
 _IDLE = frozenset({RunState.PENDING, RunState.PAUSED, RunState.WAITING})
@@ -56,7 +57,8 @@ class History(msgspec.Struct):
 
     `started_at` is when it began, `ended_at` when it came to a final state. `used` are the seconds in which it was
     running, up to the newest entry and without those in which no process had it, `waited` those in which it waited; a
-    retry begins them anew. `interrupted` tells that somebody had begun it and has not ended, paused or laid it down.
+    retry begins them anew. `interrupted` tells that somebody had begun it and has not ended, paused or laid it down;
+    `interruptions` how often that was so since a step last ended.
     """
 
     state: RunState = RunState.PENDING
@@ -69,6 +71,7 @@ class History(msgspec.Struct):
     ended_at: float | None = None
     used: float = 0.0
     waited: float = 0.0
+    interruptions: int = 0
     last: int = 0
     last_at: float = 0.0
     steps: dict[str, StepRecord] = {}
@@ -181,6 +184,7 @@ class _Folding:
             self._reopen_run()
         history.state, history.because = entry.state, entry.because
         history.outputs, history.error, history.wake_at = entry.outputs, entry.error, entry.wake_at
+        history.interruptions += entry.state is RunState.RUNNING and entry.because == INTERRUPTED
         if history.started_at is None and entry.state is RunState.RUNNING:
             history.started_at = entry.at
         if entry.state.final:
@@ -192,6 +196,7 @@ class _Folding:
         history = self.history
         history.ended_at = history.started_at = None
         history.used = history.waited = 0.0
+        history.interruptions = 0
         for path in [path for path, step in history.steps.items() if step.state is StepState.ABANDONED]:
             del history.steps[path]
 
@@ -228,6 +233,7 @@ class _Folding:
             self._take(step.event)
         step.state, step.value, step.fields = StepState.COMPLETED, entry.value, entry.fields
         step.fallback, step.error = entry.fallback, entry.error
+        self.history.interruptions = 0
         self._end(step, entry.attempt, entry.at)
 
     def _take(self, event: str) -> None:
@@ -240,11 +246,13 @@ class _Folding:
         step = self._step(entry.path)
         step.state, step.because = StepState.SKIPPED, entry.because
         step.ended_at = entry.at
+        self.history.interruptions = 0
 
     def _failed(self, entry: journal.StepFailedFinally) -> None:
         step = self._step(entry.path)
         step.state, step.error, step.tolerated = StepState.FAILED, entry.error, entry.tolerated
         step.failures += 1
+        self.history.interruptions = 0
         self._end(step, entry.attempt, entry.at)
 
     def _end(self, step: StepRecord, attempt: int, at: float) -> None:

@@ -17,6 +17,9 @@ import msgspec
 from pipeline.workflow.states import RunState
 
 
+RUN_MAX = 256 << 20  # bytes of one run: more is not taken
+
+
 class Entry(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
     """Root of all entries. `at` is when."""
 
@@ -108,6 +111,12 @@ AnyEntry = (
     | Signalled
     | Rewound
 )
+
+
+class Left(msgspec.Struct, frozen=True):
+    """Stands for a value that was left out: with the step's fields it has about so many bytes."""
+
+    size: int
 
 
 class Numbered(msgspec.Struct, frozen=True, array_like=True):
@@ -219,7 +228,9 @@ class Journal(Protocol):
         take its lease."""
         ...
 
-    async def run(self, run_id: str) -> RunRecord | None: ...
+    async def run(self, run_id: str, *, whole: bool = True) -> RunRecord | None:
+        """Without `whole`, inputs and outputs are left out (None)."""
+        ...
 
     async def runs(
         self,
@@ -233,7 +244,16 @@ class Journal(Protocol):
         """Newest first. `after`: a page's `next`. `caller` None: everybody's. Inputs, outputs are left out (None)."""
         ...
 
-    async def entries(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Numbered]: ...
+    async def entries(
+        self, run_id: str, after: int = 0, limit: int | None = None, *, most: int | None = None
+    ) -> list[Numbered]:
+        """With `most`, no more of them once they have so many bytes; at least one, where there is one."""
+        ...
+
+    async def outline(self, run_id: str, most: int) -> list[Numbered]:
+        """All entries, without what is large: where one has more than `most` bytes, a `Left` stands for the step's value
+        and its fields are none; outputs and payloads are None."""
+        ...
 
     async def histories(self, run_ids: Sequence[str]) -> dict[str, list[Numbered]]:
         """All entries of each of these runs, by its id: many at once cost little. Unknown runs are left out."""
@@ -247,13 +267,13 @@ class Journal(Protocol):
         """Writes them together, durably (against the end of the process), and returns the last one's number. A
         `StateChanged` changes the row as well, in the same transaction. Where the number is larger than the last one
         known and what was appended, somebody has posted in between: read `entries` after the last one known. Raises
-        `LeaseLost`."""
+        `LeaseLost`, and `RunFull` where the run has `RUN_MAX` bytes; after that, only small entries."""
         ...
 
     async def post(self, run_id: str, entries: Sequence[AnyEntry]) -> int:
         """The same without a lease, for what others than the holder may say: signals, and the state of a run that
         nobody holds. A `Signalled` makes a run that is waiting due at once. Raises `Conflict` for a `StateChanged` or
-        `Rewound` where somebody alive holds the lease, `UnknownRun`."""
+        `Rewound` where somebody alive holds the lease, `UnknownRun`, `RunFull`."""
         ...
 
     # Leases.

@@ -14,7 +14,7 @@ from pipeline.workflow.history import StepRecord
 from pipeline.workflow.journal import StepStarted
 from pipeline.workflow.places import Ticket
 from pipeline.workflow.plan import Node
-from pipeline.workflow.ports import Catalog, Result, Services
+from pipeline.workflow.ports import Catalog, Handler, Result, Services
 from pipeline.workflow.scope import type_of
 from pipeline.workflow.states import StepState
 
@@ -78,6 +78,10 @@ class Context:
 
     def value(self, field: str, **local: Any) -> Any:
         return self._doing.value(field, **local)
+
+    async def turn(self) -> None:
+        run = self._doing.run
+        await run.shared.turns.turn(run)
 
     def emit(self, text: str) -> None:
         doing = self._doing
@@ -144,7 +148,7 @@ class Leaf(Doing):
             self._arm()
         try:
             handler = run.shared.handlers[type_of(self.node.step)]
-            self._task = run.loop.create_task(handler(self.node.step, Context(self)))  # type: ignore[arg-type]
+            self._task = run.loop.create_task(self._handled(handler))
         except Exception as error:  # noqa: BLE001 - whatever a handler does must end as a failure
             self._give_back()
             self._broke(error)
@@ -153,6 +157,13 @@ class Leaf(Doing):
         self._task.add_done_callback(self._done)
         if not self._postponed:
             run.queue(StepStarted(run.now(), self.path, self.attempt))
+
+    async def _handled(self, handler: Handler) -> Result:
+        shared = self.run.shared
+        await shared.turns.turn(self.run)
+        result = await handler(self.node.step, Context(self))
+        await shared.turns.turn(self.run)
+        return values.checked(result, shared.section.max_value_bytes)
 
     def _seconds(self) -> float | None:
         declared: float | None = self.node.step.timeout_seconds
@@ -179,7 +190,8 @@ class Leaf(Doing):
         elif cancelled:
             self._broke(asyncio.CancelledError("the step was cancelled from inside"))
         elif error is None:
-            self._succeeded(task.result())
+            self._ended()
+            self.completed(task.result())
         elif isinstance(error, Postponed):
             self._postpone(error)
         elif isinstance(error, StepFailed):
@@ -190,16 +202,6 @@ class Leaf(Doing):
         self._give_back()
         if not run.tasks:
             run.quiet()
-
-    def _succeeded(self, result: Result) -> None:
-        try:
-            checked = values.checked(result, self.run.shared.section.max_value_bytes)
-        except StepFailed as failure:
-            self._ended()
-            self.failed(described(failure, self.path))
-            return
-        self._ended()
-        self.completed(checked)
 
     def _postpone(self, postponed: Postponed) -> None:
         self._postponed += 1

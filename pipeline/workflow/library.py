@@ -74,6 +74,7 @@ class Prepared(NamedTuple):
 
     definition: Definition
     bundle: Bundle
+    plan: Plan
 
 
 class Definitions:
@@ -104,7 +105,7 @@ class Definitions:
             size = len(bytes(what.main)) + sum(len(bytes(one)) for one in what.others.values())
             plan = await _aside(size, lambda: planned(what))
             self._plans.keep(what.digest, plan)
-        return Prepared(plan.definition, what)
+        return Prepared(plan.definition, what, plan)
 
     async def _examined(self, text: bytes, media: Media) -> tuple[list[Fault], Prepared | None]:
         source: Readable = await _aside(len(text), lambda: read(text, media, kinds=self._kinds))
@@ -122,7 +123,7 @@ class Definitions:
         if found.plan is None or made is None:
             return found.faults, None
         self._plans.keep(made.digest, found.plan)
-        return found.faults, Prepared(definition, made)
+        return found.faults, Prepared(definition, made, found.plan)
 
 
 def split(reference: str) -> tuple[str, str | None]:

@@ -7,7 +7,7 @@ asks, which is when something is wrong.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -47,12 +47,14 @@ class Beyond(Wrong):
 
 class Places:
     """Where things stand: values, and the keys of mappings, by their path from the root. `written` has plain YAML
-    scalars that are no texts as they were written."""
+    scalars that are no texts as they were written; `blocks` texts of several lines: the number of the first, all as
+    they were written, and whether lines are lines."""
 
     def __init__(self) -> None:
         self.values: dict[Path, Place] = {}
         self.keys: dict[Path, Place] = {}
         self.written: dict[Path, str] = {}
+        self.blocks: dict[Path, tuple[int, Sequence[str], bool]] = {}
 
     def nearest(self, path: Path, *, key: bool = False) -> Place:
         """Of what is at the path, or else around it."""

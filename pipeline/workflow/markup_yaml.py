@@ -132,7 +132,10 @@ class _Loader:
         if kind is AliasEvent:
             return self._alias(event, path)
         if self._places is not None:
-            self._places.values.setdefault(path, self._begin(event))
+            place = self._places.values.setdefault(path, self._begin(event))
+            if event.__class__ is ScalarEvent and event.end_mark.line > event.start_mark.line:
+                lines = self._lines[place[0] - 1 : event.end_mark.line + 1]
+                self._places.blocks.setdefault(path, (place[0], lines, event.style == "|"))
         if event.tag is not None:
             hint = "leave the tag away; a text that looks like something else stands in quotes"
             self._note(event, f"a tag: {event.tag[:100]}", hint, path)

@@ -4,7 +4,7 @@ The plan of a list of steps is a graph; steps that have steps inside (parallel, 
 What `branch` writes out stands beside the branch. A plan is immutable and serves any number of runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -62,3 +62,19 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     graph: Graph
     outputs: Mapping[str, Any]
     steps: int
+
+
+def named_routes(graph: Graph) -> Iterator[tuple[str, str]]:
+    """The routes that are written out, each with the path of a step that names it, steps inside of others and those of
+    called workflows among them."""
+    waiting = [("", graph)]
+    while waiting:
+        above, inside = waiting.pop()
+        for node in inside.nodes:
+            path = above + node.step.id
+            route = getattr(node.step, "route", None)
+            if isinstance(route, str) and "route" not in node.values:
+                yield path, route
+            for inner in (node.body, None if node.other is None else node.other.graph):
+                if inner is not None:
+                    waiting.append((f"{path}/", inner))

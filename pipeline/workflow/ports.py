@@ -176,6 +176,10 @@ class StepContext(Protocol):
         `cases.0.when`); `local` are more variables. Raises `StepFailed`."""
         ...
 
+    async def turn(self) -> None:
+        """To be called between values, where there may be many: waits, if others are to have their turn."""
+        ...
+
     def emit(self, text: str) -> None:
         """Streams a piece of the answer to whoever watches the run."""
         ...

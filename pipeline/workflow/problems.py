@@ -17,12 +17,13 @@ _LONGEST = 500  # characters of a message
 
 
 class Problem(NamedTuple):
-    """`line`: how many lines further down inside of a text. `close`: nearest names go into the hint."""
+    """`line`: how many lines further down inside of a text; `said`: words that the text has there."""
 
     path: Path
     message: str
     hint: str = ""
     line: int = 0
+    said: str = ""
 
 
 class Problems:
@@ -40,13 +41,13 @@ class Problems:
         """Whether more are only counted: no work needs to go into what they say."""
         return len(self._found) >= MAX_PROBLEMS
 
-    def add(self, path: Path, message: str, hint: str = "", line: int = 0) -> None:
+    def add(self, path: Path, message: str, hint: str = "", line: int = 0, said: str = "") -> None:
         if self.gaps and self.gaps.covers(path):
             return
         if self.full:
             self._more += 1
         else:
-            self._found.setdefault(Problem(path, _shortened(message), _shortened(hint), line))
+            self._found.setdefault(Problem(path, _shortened(message), _shortened(hint), line, said))
 
     def near(self, name: str, known: Iterable[str], prefix: str = "") -> str:
         """A hint that names the nearest of what is known; empty where none is near."""

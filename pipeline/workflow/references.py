@@ -3,6 +3,7 @@
 Flat names: variables of the step around, then output names, then step ids, then outwards the same again, then inputs.
 """
 
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from pipeline.workflow.templates import Compiled
 
 Reference = tuple[str, ...]
 _SCALARS = {"string": "a text", "number": "a number", "integer": "a number", "boolean": "true or false"}
+_MINUS = "- is a minus in expressions"
+_OUTSIDE = "not known outside of the {{#each}}, which is where ../ leads"
+_PARTS = 1000  # of a value
 _SEARCHED = 100_000  # characters of a text
 
 
@@ -77,6 +81,9 @@ class References:
             self._any_step(reference, reader)
             return
         found = self._find(reader.scope, reference[1])
+        if found is None and (meant := _with_minus(reader, reference[1], first=True)):
+            self._wrong(reader, (*reference[:1], meant), _MINUS, lambda: f'write steps["{meant}"]')
+            return
         if found is None:
             self._wrong(
                 reader,
@@ -144,7 +151,13 @@ class References:
                 if self._need(reader, scope, scope.names[name].node, name):
                     self._flat_field(reference, reader, scope)
                 return
-        if name not in self._inputs.names:
+        if name in self._inputs.names:
+            return
+        if meant := _with_minus(reader, name, first=True):
+            self._wrong(reader, (meant,), _MINUS, lambda: f'write steps["{meant}"].value')
+        elif isinstance(reader.text, str) and f"../{name}" in reader.text:
+            self._wrong(reader, (f"../{name}",), _OUTSIDE, lambda: self._hints.of_name(reader.scope, name, "../"))
+        elif not _with_minus(reader, name, first=False):  # what follows the minus
             self._wrong(reader, reference, "not known here", lambda: self._hints.of_name(reader.scope, name))
 
     # Where they lead.
@@ -177,12 +190,7 @@ class References:
         own = scope is reader.scope and reader.step == target
         what = "the step itself" if own else f"the step {scope.steps[target].id!r} around this one"
         hint = self._hints.of_own(reader.scope, name) if own else ""
-        self._problems.add(
-            reader.path,
-            f"{name}: this is {what}, which has not ended when it is needed",
-            hint,
-            self._line(reader, name),
-        )
+        self._add(reader, name, f"{name}: this is {what}, which has not ended when it is needed", hint)
         return False
 
     def _field(self, reference: Reference, reader: Reader, scope: Scope, target: int) -> None:
@@ -219,7 +227,7 @@ class References:
             self._problems.add(reader.path, message)
         else:
             shown = ".".join(reference)
-            self._problems.add(reader.path, f"{shown}: {message}", hint(), self._line(reader, shown))
+            self._add(reader, shown, f"{shown}: {message}", hint())
 
     def _is_lost(self, reference: Reference) -> bool:
         """Whether it may lead to something that could not be read."""
@@ -231,16 +239,44 @@ class References:
         flat = reference[0] not in ROOTS
         return any(gaps.hides(part) for part in reference[:3]) or (flat and gaps.hides_input(reference[0]))
 
-    @staticmethod
-    def _line(reader: Reader, shown: str) -> int:
-        """In which line of a text it stands, as far as can be told."""
-        if not isinstance(reader.text, str) or len(reader.text) > _SEARCHED or "\n" not in reader.text:
-            return 0
-        for wanted in (shown, shown.rpartition(".")[2]):
-            position = reader.text.find(wanted)
-            if position >= 0:
-                return reader.text.count("\n", 0, position)
-        return 0
+    def _add(self, reader: Reader, shown: str, message: str, hint: str) -> None:
+        """With where the text has it, as far as can be told."""
+        path, text, wanted = reader.path, reader.text, shown
+        if not isinstance(text, str):
+            inner, text = next(
+                (found for found in (_part(text, shown), _part(text, shown.rpartition(".")[2])) if found[0]), ((), text)
+            )
+            path = (*path, *inner)
+        line = 0
+        if isinstance(text, str) and len(text) <= _SEARCHED and "\n" in text:
+            wanted = shown if shown in text else shown.rpartition(".")[2]
+            line = max(text.count("\n", 0, text.find(wanted)), 0) if wanted in text else 0
+        self._problems.add(path, message, hint, line, wanted)
+
+
+def _with_minus(reader: Reader, name: str, *, first: bool) -> str:
+    """The id with a `-` that the reader's text has, and of which this is the first part or a later one; else empty."""
+    if not isinstance(reader.text, str) or "-" not in reader.text or len(reader.text) > _SEARCHED:
+        return ""
+    for scope in reader.scope.outward():
+        for one in scope.ids:
+            parts = one.split("-")
+            fits = name == parts[0] if first else name in parts[1:]
+            if len(parts) > 1 and fits and re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", reader.text):
+                return one
+    return ""
+
+
+def _part(value: Any, words: str) -> tuple[Path, Any]:
+    """The text in a value that holds the words, and the way to it."""
+    waiting: list[tuple[Path, Any]] = [((), value)]
+    for path, one in waiting:  # grows
+        if isinstance(one, str) and words in one:
+            return path, one
+        if isinstance(one, dict | list) and len(waiting) < _PARTS:
+            items = one.items() if isinstance(one, dict) else enumerate(one)
+            waiting += [((*path, key), inner) for key, inner in items]
+    return (), value
 
 
 def reader_of(scope: Scope, index: int, field: Field) -> Reader:

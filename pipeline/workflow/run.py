@@ -12,7 +12,7 @@ from pipeline.workflow import endings
 from pipeline.workflow.doing import Doing, Error, Leaving, described, timed_out
 from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.frame import Frame
-from pipeline.workflow.history import History, StepRecord, blemishes, open_ones
+from pipeline.workflow.history import INTERRUPTED, History, StepRecord, blemishes, open_ones
 from pipeline.workflow.journal import AnyEntry, Lease, RunRecord, Signalled, StateChanged
 from pipeline.workflow.ledger import Ledger
 from pipeline.workflow.places import Share
@@ -24,7 +24,6 @@ from pipeline.workflow.wait import Wait
 
 log = structlog.get_logger("headgate.workflow")
 
-INTERRUPTED = "taken up again"
 RESUMED = "resumed"
 WOKEN = "woken"
 
@@ -123,10 +122,23 @@ class Run:
     # Its life.
 
     def begin(self, because: str = "") -> None:
-        """Starts, or goes on."""
+        """Starts, or goes on. One that was interrupted goes on when it is written that it does: it may be what ends
+        this process."""
+        if self.hold(partial(self.begin, because)):
+            return
         history, self._history = self._history, None
-        self._change(RunState.RUNNING, because)
+        interrupted = because == INTERRUPTED
+        self._change(RunState.RUNNING, because, then=self._open if interrupted else None)
         self._limit(history)
+        if not interrupted:
+            self._open()
+
+    def begin_later(self, because: str, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self.begin, because)
+
+    def _open(self) -> None:
+        if self.hold(self._open):
+            return
         definition = self._plan.definition
         self._frame = Frame(
             self,
@@ -204,15 +216,38 @@ class Run:
         self._held.append(begin)
         return True
 
+    def later(self, then: Callable[..., None], *args: Any) -> bool:
+        """Whether it must wait for its turn (`Turns`): it is then called in a later one."""
+        turns = self.shared.turns
+        if turns.free():
+            return False
+        self.busy += 1
+        turns.line(self, partial(self._in_turn, then, args))
+        return True
+
+    def _in_turn(self, then: Callable[..., None], args: tuple[Any, ...]) -> None:
+        self.busy -= 1
+        try:
+            then(*args)
+        except Exception as error:  # noqa: BLE001 - as in the ledger: a bug must not leave the run hanging
+            self._break(error)
+        self.nudge()
+
     def doing(self, frame: Frame, node: Node, record: StepRecord | None) -> Doing:
         return doing_of(frame, node, record)
 
     def closed(self, frame: Frame) -> None:
         """All steps have ended. (Paused: it ends when it is resumed.)"""
-        if self.hold(partial(self.closed, frame)):
+        if self.hold(partial(self.closed, frame)) or self.later(self.closed, frame):
             return
-        ending = endings.of_run(self._plan, frame, self.shared)
-        self._end(ending.state, outputs=ending.outputs, error=ending.error)
+        self._conclude(endings.of_run(self._plan, frame, self.shared))
+
+    def _conclude(self, making: endings.Making) -> None:
+        if self.hold(partial(self._conclude, making)):
+            return
+        ending = endings.made(making, lambda: self.later(self._conclude, making))
+        if ending is not None:
+            self._end(ending.state, outputs=ending.outputs, error=ending.error)
 
     def failed_inside(self, _frame: Frame, error: Error) -> None:
         self.fail(error)
@@ -339,9 +374,15 @@ class Run:
         else:
             self._let_go()
 
-    def _change(self, state: RunState, because: str = "", wake_at: float | None = None) -> None:
+    def _change(
+        self,
+        state: RunState,
+        because: str = "",
+        wake_at: float | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
         self.state, self.wake_at = state, wake_at
-        self.queue(StateChanged(self.now(), state, because, wake_at=wake_at))
+        self.queue(StateChanged(self.now(), state, because, wake_at=wake_at), then)
 
     # Signals.
 
@@ -382,7 +423,7 @@ class Run:
         if self._ending or self._stalled:
             return
         if self._held is not None:
-            if not self.tasks and (self._stopping or self.state is RunState.PAUSED):
+            if not (self.tasks or self.shared.turns.waits(self)) and (self._stopping or self.state is RunState.PAUSED):
                 self._abandon(self._depart)
             return
         if self.busy or not self.waits:

@@ -8,16 +8,21 @@ from typing import Any
 import structlog
 
 from pipeline.workflow.errors import DefinitionRefused, Fault, JournalFailed, LeaseLost, UnknownWorkflow
-from pipeline.workflow.history import History, fold
+from pipeline.workflow.history import INTERRUPTED, History, fold
 from pipeline.workflow.journal import AnyEntry, Bundle, Journal, Lease, Numbered, RunRecord, StateChanged
 from pipeline.workflow.ledger import LONGEST_PAUSE
 from pipeline.workflow.plan import Plan
 from pipeline.workflow.plans import Plans
-from pipeline.workflow.run import INTERRUPTED, WOKEN, Run
+from pipeline.workflow.run import WOKEN, Run
 from pipeline.workflow.shared import Shared
 from pipeline.workflow.states import RunState
 
 AT_A_TIME = 20  # runs that begin in one turn of the loop
+_UNSUSPECTED = 5  # interruptions after which a run is taken up again at once
+_SHORTEST_DELAY = 5.0
+_DELAY_GROWS = 3.0
+_DELAY_GROWS_FOR = 10
+_LONGEST_DELAY = 600.0
 _FAULTS = 20  # of a definition, in the error of a run
 
 log = structlog.get_logger("headgate.workflow")
@@ -76,7 +81,12 @@ class Runs:
         if history is not None:
             because = INTERRUPTED if history.interrupted else WOKEN if history.state is RunState.WAITING else ""
             self._shared.counters["runs_resumed"] += history.interrupted
-        run.begin(because)
+        seconds = 0.0 if history is None or because != INTERRUPTED else _delay(history.interruptions)
+        if seconds:
+            log.warning("run_delayed", run=record.id, seconds=seconds, interruptions=history.interruptions)
+            run.begin_later(because, seconds)
+        else:
+            run.begin(because)
         return run
 
     async def load(self, claimed: Sequence[tuple[RunRecord, Lease]]) -> None:
@@ -226,6 +236,13 @@ class Runs:
             run.forget()
         for task in [*self._leaving.values(), *self._shared.writers]:
             task.cancel()
+
+
+def _delay(interruptions: int) -> float:
+    """Seconds until a run is taken up again that was interrupted so often without a step that ended: it may be what
+    ends its process, and others are to have their time in between."""
+    steps = interruptions - _UNSUSPECTED
+    return 0.0 if steps < 0 else min(_SHORTEST_DELAY * _DELAY_GROWS ** min(steps, _DELAY_GROWS_FOR), _LONGEST_DELAY)
 
 
 def _shown(fault: Fault) -> dict[str, Any]:

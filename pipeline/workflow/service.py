@@ -6,14 +6,14 @@ Who asks is a caller's name: each sees its own runs only, and everybody the regi
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any, NoReturn
 
 import msgspec
 
-from pipeline.core.errors import InvalidRequest
+from pipeline.core.errors import Forbidden, InvalidRequest
 from pipeline.workflow import inputs
 from pipeline.workflow.engine import Elsewhere, Engine
 from pipeline.workflow.errors import Conflict, DefinitionRefused, Fault, JournalFailed, UnknownRun, UnknownWorkflow
@@ -21,6 +21,7 @@ from pipeline.workflow.events import QUIET_S, Hub, Watch
 from pipeline.workflow.history import fold
 from pipeline.workflow.journal import Journal, Registered, RunRecord
 from pipeline.workflow.library import Definitions, Prepared, split
+from pipeline.workflow.plan import Plan, named_routes
 from pipeline.workflow.source import Media
 from pipeline.workflow.states import RunState
 from pipeline.workflow.views import (
@@ -115,9 +116,11 @@ class Service:
         idempotency_key: str | None = None,
         *,
         run_id: str | None = None,
+        routes: Collection[str] | None = None,
     ) -> tuple[RunSummary, bool]:
-        """The run, and whether it is new. Raises `DefinitionRefused`, `InputRefused`, `UnknownWorkflow`, `Conflict`,
-        `TooManyRuns`, `InvalidRequest`."""
+        """The run, and whether it is new. `routes` are those that the caller may use, None: all. Raises
+        `DefinitionRefused`, `InputRefused`, `UnknownWorkflow`, `Conflict`, `TooManyRuns`, `InvalidRequest`, `Forbidden`
+        where a step names another route."""
         run_id = run_id or self.new_id(caller, idempotency_key)
         digest = sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
         if idempotency_key is not None and (known := await self._journal.run(run_id)) is not None:
@@ -125,6 +128,8 @@ class Service:
                 raise Conflict("The Idempotency-Key came before with another request", param="Idempotency-Key")
             return _summary(known), False
         made = await self._asked_for(asked)
+        if routes is not None:
+            _check_routes(made.plan, routes)
         given = inputs.check(made.definition, asked.inputs)
         now = time.time()
         record = RunRecord(
@@ -226,6 +231,13 @@ class Service:
             return await self._definitions.prepared(msgspec.json.encode(asked.definition), "json")
         registered = await self._registered(*split(asked.workflow or ""))
         return await self._definitions.known(registered.bundle)
+
+
+def _check_routes(plan: Plan, routes: Collection[str]) -> None:
+    """Before anything is spent. Raises `Forbidden`. What a template names is looked at when it is known."""
+    for path, route in named_routes(plan.graph):
+        if route not in routes:
+            raise Forbidden(f"This API key may not use the route {route!r}, which the step {path} names", param=path)
 
 
 def _unknown(run_id: str) -> NoReturn:

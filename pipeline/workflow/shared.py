@@ -12,6 +12,7 @@ from pipeline.workflow.journal import Journal
 from pipeline.workflow.places import Places
 from pipeline.workflow.ports import Catalog, Clock, Handler, Services, Watcher
 from pipeline.workflow.templates import Limits
+from pipeline.workflow.turns import Turns
 
 if TYPE_CHECKING:
     from pipeline.workflow.run import Run
@@ -55,6 +56,7 @@ class Shared:
         "section",
         "services",
         "step_timeout",
+        "turns",
         "watcher",
         "writers",
     )
@@ -77,6 +79,7 @@ class Shared:
         self.handlers = handlers
         self.watcher = watcher
         self.now = now
+        self.turns = Turns()
         self.places = Places(section.max_steps, section.type_limits)
         self.limits = Limits(section.template_max_chars, section.template_timeout_ms / 1000)
         self.step_timeout = section.step_timeout_ms / 1000 or None
@@ -90,6 +93,7 @@ class Shared:
 
     def open(self, loop: asyncio.AbstractEventLoop, gone: "Callable[[Run], None]") -> None:
         self.loop = loop
+        self.turns.open(loop)
         self.gone = gone
 
     def journal_failed(self, error: JournalFailed, who: object) -> None:

@@ -61,6 +61,16 @@ class Source:
         path = self._indexed(where)
         return self._markup.places.nearest(self._flat.written(path) if self._flat else path, key=key)
 
+    def line_in(self, path: Path, line: int, said: str) -> int:
+        """See `pipeline.workflow.faults.Text`."""
+        if not self._placed:
+            return 0
+        found = self._flat.written(self._indexed(path)) if self._flat else path
+        begin, lines, literal = self._markup.places.blocks.get(found, (0, (), False))
+        if literal and line < len(lines):
+            return begin + line
+        return begin + next((number for number, one in enumerate(lines) if said and said in one), 0)
+
     def where(self, path: Path) -> str:
         """The path as faults have it: `steps.draft.messages[0].content`."""
         return _spelt(path, self._flat.tree if self._flat else None)

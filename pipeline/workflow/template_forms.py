@@ -1,5 +1,6 @@
 """What values with templates are compiled to, and how each is filled in."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,10 @@ class Limits:
         self.max_chars = max_chars
         self.timeout = timeout
         self.max_value = max_value
+
+    def less(self, seconds: float) -> "Limits":
+        """What is left when others have taken so many seconds of it."""
+        return Limits(self.max_chars, self.timeout - seconds, self.max_value) if seconds > 0.0 else self
 
 
 _LIMITS = Limits()
@@ -69,6 +74,11 @@ class Compiled:
 
     def fill(self, names: Names, local: Mapping[str, Any] | None, meter: ValueMeter) -> Any:
         raise NotImplementedError
+
+    def prepare(self) -> bool:
+        """Makes the next part of it ready to be filled in, which else happens then, and may take 0.1 s. False: there
+        was nothing left to be done."""
+        return False
 
 
 def looked_up(names: Names, local: Mapping[str, Any] | None, name: str) -> Any:
@@ -153,6 +163,12 @@ class Jinja(Compiled):
             template = self._template = Template.from_code(SANDBOX, code, SANDBOX.globals)
         return template
 
+    def prepare(self) -> bool:
+        if self._template is not None:
+            return False
+        self.compiled()
+        return True
+
     def fill(self, names: Names, local: Mapping[str, Any] | None, meter: ValueMeter) -> Any:
         variables: dict[str, Any] = {"_meter": meter}
         for name in self._names:
@@ -170,14 +186,21 @@ class Jinja(Compiled):
     def _filled(self, variables: dict[str, Any], meter: ValueMeter) -> Any:
         if self._whole:
             return whole_of(self.result(variables), meter)
-        template = self.compiled()
+        template = self._compiled(meter)
         text = "".join(template.root_render_func(template.new_context(variables)))
         meter.fits(len(text))
         return text
 
+    def _compiled(self, meter: ValueMeter) -> Template:
+        if self._template is None:
+            since = time.monotonic()
+            self.compiled()
+            meter.stop_clock(time.monotonic() - since)
+        return self.compiled()
+
     def result(self, variables: dict[str, Any]) -> Any:
         """The value, where it is one expression; it may be undefined. Raises what jinja2 and its filters do."""
-        template = self.compiled()
+        template = self._compiled(variables["_meter"])
         context = template.new_context(variables)
         for _ in template.root_render_func(context):
             pass
@@ -208,13 +231,21 @@ def _told(error: Exception) -> str:
 class Composite(Compiled):
     """A list or an object with templates somewhere in it. What has none is not copied."""
 
-    __slots__ = ("_shape",)
+    __slots__ = ("_shape", "_unprepared")
 
     def __init__(self, shape: list[Any] | dict[str, Any], inside: Sequence[Compiled]) -> None:
         references = dict.fromkeys(path for one in inside for path in one.references)
         optional = dict.fromkeys(path for one in inside for path in one.optional if path not in references)
         super().__init__(tuple(references), tuple(optional))
         self._shape = shape
+        self._unprepared = list(reversed(inside))
+
+    def prepare(self) -> bool:
+        while self._unprepared:
+            if self._unprepared[-1].prepare():
+                return True
+            self._unprepared.pop()
+        return False
 
     def fill(self, names: Names, local: Mapping[str, Any] | None, meter: ValueMeter) -> Any:
         shape = self._shape

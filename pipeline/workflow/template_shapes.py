@@ -78,6 +78,9 @@ class Shaped(Compiled):
         super().__init__(tuple(needed), tuple(path for path in optional if path not in needed))
         self._parts = tuple(parts)
 
+    def prepare(self) -> bool:
+        return any(part.shape.prepare() for part in self._parts if isinstance(part, Piece))
+
     def fill(self, names: Names, local: Mapping[str, Any] | None, meter: ValueMeter) -> Any:
         try:
             return self._filled(names, local, meter)

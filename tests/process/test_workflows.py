@@ -210,7 +210,11 @@ async def test_keys_have_their_own_runs_and_what_they_may_use(tmp_path: Path):
         for ask in (bob.run, bob.pause, bob.cancel, bob.retry):
             with pytest.raises(WorkflowApiError, match="There is no run"):
                 await ask(run.id)
-        run = await narrow.start(chain(host.url, route="other"), {"n": 1})
+        with pytest.raises(WorkflowApiError, match="may not use") as refused:
+            await narrow.start(chain(host.url, route="other"), {"n": 1})
+        assert refused.value.status == 403
+        # What a template names is known when the step is about to start.
+        run = await narrow.start(chain(host.url, route="{{ ['echo', 'other'][inputs.n] }}"), {"n": 1})
         error = (await narrow.wait(run.id, 10)).error
         assert error is not None
         assert (error["kind"], error["details"]["status"], error["step"]) == ("permission_denied", 403, "say")

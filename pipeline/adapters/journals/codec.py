@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.msgpack import Decoder, Encoder, Ext
 
-from pipeline.workflow.journal import AnyEntry, Bundle, Registered, RunRecord
+from pipeline.workflow.journal import (
+    AnyEntry,
+    Bundle,
+    Left,
+    Registered,
+    RunRecord,
+    Signalled,
+    StateChanged,
+    StepCompleted,
+)
 
 REFERENCE = 1  # to a value that is stored apart: its SHA-256
 _INTEGER = 2  # of more than 64 bits: its bytes
@@ -111,6 +120,17 @@ _records: Decoder[RunRecord] = Decoder(RunRecord, ext_hook=extension)
 def decode_entry(data: bytes) -> AnyEntry:
     """Without references."""
     return _entries.decode(data)
+
+
+def outlined(entry: AnyEntry, size: int) -> AnyEntry:
+    """What is left of one of so many bytes (`Journal.outline`)."""
+    if isinstance(entry, StepCompleted):
+        return msgspec.structs.replace(entry, value=Left(size), fields={})
+    if isinstance(entry, StateChanged):
+        return msgspec.structs.replace(entry, outputs=None)
+    if isinstance(entry, Signalled):
+        return msgspec.structs.replace(entry, payload=None)
+    return entry
 
 
 def decode_record(data: bytes) -> RunRecord:

@@ -13,8 +13,10 @@ import msgspec
 
 from pipeline.adapters.journals import codec, pages
 from pipeline.adapters.journals.holders import new_token
+from pipeline.adapters.journals.sizes import full, too_large
 from pipeline.workflow.errors import Conflict, JournalFailed, LeaseLost, UnknownRun, UnknownWorkflow, VersionTaken
 from pipeline.workflow.journal import (
+    RUN_MAX,
     AnyEntry,
     Bundle,
     Lease,
@@ -36,6 +38,8 @@ class _Kept(msgspec.Struct):
     record: RunRecord
     inputs: bytes
     entries: list[bytes]
+    size: int = 0  # of inputs and entries
+    refused: bool = False  # something that was too large
     holder: str = ""
     epoch: int = 0
     at: float = 0.0  # of its newest entry
@@ -68,11 +72,13 @@ class MemoryJournal:
         holder: str | None = None,
         now: Callable[[], float] = time.time,
         book: Book | None = None,
+        run_max: int = RUN_MAX,
     ) -> None:
         self.holder = holder or new_token(0)
         self._lease_seconds = lease_seconds
         self._now = now
         self._book = book or Book()
+        self._run_max = run_max
 
     async def open(self) -> None:
         self._book.seen[self.holder] = self._now()
@@ -126,7 +132,7 @@ class MemoryJournal:
         first = StateChanged(run.created_at, run.state, "", run.outputs, run.error, run.wake_at)
         data = codec.encode(first)
         book.last += 1
-        kept = _Kept(book.last, msgspec.structs.replace(run, inputs=None, options=options), inputs, [])
+        kept = _Kept(book.last, msgspec.structs.replace(run, inputs=None, options=options), inputs, [], len(inputs))
         if take:
             kept.holder, kept.epoch = self.holder, 1
         book.runs[run.id] = kept
@@ -143,9 +149,11 @@ class MemoryJournal:
             raise Conflict(f"The idempotency key {run.idempotency_key!r} came with another request before")
         return self._record(kept)
 
-    async def run(self, run_id: str) -> RunRecord | None:
+    async def run(self, run_id: str, *, whole: bool = True) -> RunRecord | None:
         kept = self._opened.runs.get(codec.clean_text(run_id))
-        return None if kept is None else self._record(kept)
+        if kept is None:
+            return None
+        return self._record(kept) if whole else self._bare(kept)
 
     async def runs(
         self,
@@ -175,18 +183,31 @@ class MemoryJournal:
                 if len(found) > limit:
                     break
         more, found = len(found) > limit, found[:limit]
-        records = [msgspec.structs.replace(self._record(kept), inputs=None, outputs=None) for kept in found]
+        records = [self._bare(kept) for kept in found]
         return Page(records, pages.cursor(found[-1].seq) if more and found else None)
 
-    async def entries(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Numbered]:
+    async def entries(
+        self, run_id: str, after: int = 0, limit: int | None = None, *, most: int | None = None
+    ) -> list[Numbered]:
         kept = self._opened.runs.get(codec.clean_text(run_id))
         if kept is None:
             return []
         until = None if limit is None else after + limit
-        return [
-            Numbered(number, codec.decode_entry(data))
-            for number, data in enumerate(kept.entries[after:until], after + 1)
-        ]
+        found, size = [], 0
+        for number, data in enumerate(kept.entries[after:until], after + 1):
+            found.append(Numbered(number, codec.decode_entry(data)))
+            size += len(data)
+            if most is not None and size >= most:
+                break
+        return found
+
+    async def outline(self, run_id: str, most: int) -> list[Numbered]:
+        kept = self._opened.runs.get(codec.clean_text(run_id))
+        found = []
+        for number, data in enumerate([] if kept is None else kept.entries, 1):
+            entry = codec.decode_entry(data)
+            found.append(Numbered(number, codec.outlined(entry, len(data)) if len(data) > most else entry))
+        return found
 
     async def histories(self, run_ids: Sequence[str]) -> dict[str, list[Numbered]]:
         return {run_id: await self.entries(run_id) for run_id in run_ids if run_id in self._opened.runs}
@@ -202,6 +223,7 @@ class MemoryJournal:
         kept = self._opened.runs.get(lease.run)
         if kept is None or kept.holder != lease.holder or kept.epoch != lease.epoch:
             raise LeaseLost(lease.run)
+        self._weigh(kept, entries, data)
         return self._add(kept, entries, data)
 
     async def post(self, run_id: str, entries: Sequence[AnyEntry]) -> int:
@@ -210,9 +232,18 @@ class MemoryJournal:
         restricted = any(isinstance(entry, StateChanged | Rewound) for entry in entries)
         if restricted and kept.holder and self.alive(kept.holder):
             raise Conflict(f"The run {run_id!r} is being executed: only who does may change its state")
+        self._weigh(kept, entries, data)
         return self._add(kept, entries, data)
 
+    def _weigh(self, kept: _Kept, entries: Sequence[AnyEntry], data: Sequence[bytes]) -> None:
+        """Raises `RunFull`."""
+        again = any(isinstance(entry, Rewound) for entry in entries)
+        if too_large(kept.size, sum(map(len, data)), self._run_max, refused=kept.refused and not again):
+            kept.refused = True
+            raise full(kept.record.id, self._run_max)
+
     def _add(self, kept: _Kept, entries: Sequence[AnyEntry], data: Sequence[bytes]) -> int:
+        kept.size += sum(map(len, data))
         for entry, encoded in zip(entries, data, strict=True):
             kept.entries.append(encoded)
             kept.at = entry.at
@@ -312,6 +343,9 @@ class MemoryJournal:
         kept.holder = self.holder
         kept.epoch += 1
         return Lease(kept.record.id, self.holder, kept.epoch)
+
+    def _bare(self, kept: _Kept) -> RunRecord:
+        return msgspec.structs.replace(self._record(kept), inputs=None, outputs=None)
 
     def _record(self, kept: _Kept) -> RunRecord:
         return msgspec.structs.replace(

@@ -34,6 +34,7 @@ from pipeline.adapters.journals.turns import Turn
 from pipeline.adapters.journals.worker import Worker
 from pipeline.workflow.errors import JournalFailed, UnknownWorkflow
 from pipeline.workflow.journal import (
+    RUN_MAX,
     AnyEntry,
     Bundle,
     Lease,
@@ -68,6 +69,7 @@ class SqliteJournal:
         inline_bytes: int,
         now: Callable[[], float] = time.time,
         patience: float = PATIENCE,
+        run_max: int = RUN_MAX,
     ) -> None:
         path = path.absolute()
         folder = path.with_name(f"{path.name}.holders")
@@ -75,7 +77,9 @@ class SqliteJournal:
         self.holder = new_token(shard)
         self._holders = Holders(folder, self.holder, lease_seconds, now)
         database = Database(place, synchronous, patience, writes=True)
-        writer = Writer(database, self._holders, Turn(folder), inline_bytes=inline_bytes, patience=patience)
+        writer = Writer(
+            database, self._holders, Turn(folder), inline_bytes=inline_bytes, patience=patience, run_max=run_max
+        )
         reader = Reader(Database(place, synchronous, patience, writes=False))
         self._writing = Worker("journal-writer", writer.handle, writer.close)
         self._reading = Worker("journal-reader", reader.handle, reader.close)
@@ -129,8 +133,9 @@ class SqliteJournal:
         created: tuple[RunRecord, Lease | None] = await self._take(job, lambda result: [result[1]])
         return created
 
-    async def run(self, run_id: str) -> RunRecord | None:
-        found: RunRecord | None = await self._read(partial(sqlite_reads.run, run_id=codec.clean_text(run_id)))
+    async def run(self, run_id: str, *, whole: bool = True) -> RunRecord | None:
+        reading = partial(sqlite_reads.run, run_id=codec.clean_text(run_id), whole=whole)
+        found: RunRecord | None = await self._read(reading)
         return found
 
     async def runs(
@@ -154,11 +159,18 @@ class SqliteJournal:
         found = found[:limit]
         return Page([run for _, run in found], pages.cursor(found[-1][0]) if more and found else None)
 
-    async def entries(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Numbered]:
+    async def entries(
+        self, run_id: str, after: int = 0, limit: int | None = None, *, most: int | None = None
+    ) -> list[Numbered]:
         run_id = codec.clean_text(run_id)
         found: list[Numbered] = await self._read(
-            lambda connection: sqlite_reads.entries(connection, run_id, after, limit)
+            lambda connection: sqlite_reads.entries(connection, run_id, after, limit, most)
         )
+        return found
+
+    async def outline(self, run_id: str, most: int) -> list[Numbered]:
+        run_id = codec.clean_text(run_id)
+        found: list[Numbered] = await self._read(lambda connection: sqlite_reads.outline(connection, run_id, most))
         return found
 
     async def histories(self, run_ids: Sequence[str]) -> dict[str, list[Numbered]]:

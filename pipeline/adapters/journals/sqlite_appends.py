@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from pipeline.adapters.journals.holders import Holders
+from pipeline.adapters.journals.sizes import Sizes, full
 from pipeline.adapters.journals.sqlite_jobs import Append, Draft
 from pipeline.adapters.journals.sqlite_reads import as_json, json_of
 from pipeline.adapters.journals.sqlite_values import slim_entry, store_blob
@@ -49,35 +50,37 @@ def heads(connection: sqlite3.Connection, run_ids: Sequence[str]) -> dict[str, H
 
 
 def append(
-    connection: sqlite3.Connection, holders: Holders, inline_bytes: int, jobs: Sequence[Append]
+    connection: sqlite3.Connection, holders: Holders, inline_bytes: int, sizes: Sizes, jobs: Sequence[Append]
 ) -> list[int | Exception]:
     """The number of each one's last entry."""
     found = heads(connection, list({job.run for job in jobs}))
+    sizes.learn(connection, [(head.seq, head.last) for head in found.values()])
     writing = Entries(connection, inline_bytes)
     results: list[int | Exception] = []
     for job in jobs:
         head = found.get(job.run)
-        refused = _refused(job, head, holders)
+        refused = _refused(job, head, holders, sizes)
         if refused is not None or head is None:
             results.append(refused or LeaseLost(job.run))
             continue
         for draft in job.drafts:
             head.last += 1
-            writing.add(head.seq, head.last, draft)
+            sizes.add(head.seq, writing.add(head.seq, head.last, draft))
         results.append(head.last)
     writing.write()
     return results
 
 
-def _refused(job: Append, head: Head | None, holders: Holders) -> Exception | None:
+def _refused(job: Append, head: Head | None, holders: Holders, sizes: Sizes) -> Exception | None:
     if job.holder is not None:
-        lost = head is None or head.holder != job.holder or head.epoch != job.epoch
-        return LeaseLost(job.run) if lost else None
-    if head is None:
+        if head is None or head.holder != job.holder or head.epoch != job.epoch:
+            return LeaseLost(job.run)
+    elif head is None:
         return UnknownRun(f"There is no run {job.run!r}")
-    if any(draft.restricted for draft in job.drafts) and head.holder and holders.alive(head.holder):
+    elif any(draft.restricted for draft in job.drafts) and head.holder and holders.alive(head.holder):
         return Conflict(f"The run {job.run!r} is being executed: only who does may change its state")
-    return None
+    more, again = sum(len(draft.data) for draft in job.drafts), any(draft.again for draft in job.drafts)
+    return full(job.run, sizes.most) if sizes.refuses(head.seq, more, again=again) else None
 
 
 class Entries:
@@ -90,11 +93,17 @@ class Entries:
         self._changes: dict[int, tuple[int, str, int, float | None, float | None]] = {}
         self._wakes: dict[int, float] = {}
 
-    def add(self, seq: int, number: int, draft: Draft) -> None:
-        def store(digest: bytes, data: bytes) -> None:
-            store_blob(self._connection, seq, digest, data)
+    def add(self, seq: int, number: int, draft: Draft) -> int:
+        """How many bytes it takes."""
+        apart = 0
 
-        self._rows.append((seq, number, slim_entry(draft.data, self._inline_bytes, store)))
+        def store(digest: bytes, data: bytes) -> None:
+            nonlocal apart
+            if store_blob(self._connection, seq, digest, data):
+                apart += len(data)
+
+        body = slim_entry(draft.data, self._inline_bytes, store)
+        self._rows.append((seq, number, body))
         if draft.change is not None:
             state, wake_at = draft.change.state, draft.change.wake_at
             ended_at = draft.at if state.final else None
@@ -103,6 +112,7 @@ class Entries:
         elif draft.wakes:
             # Somebody has to look at it, also if who posted it does not live to say so.
             self._wakes.setdefault(seq, draft.at)
+        return len(body) + apart
 
     def write(self) -> None:
         insert(self._connection, "INSERT INTO entries (run, number, body)", self._rows)

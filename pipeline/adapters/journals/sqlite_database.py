@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from pipeline.adapters.journals import sqlite_schema
+from pipeline.adapters.journals.writeback import Writeback
 from pipeline.workflow.errors import JournalFailed
 
 _Identity = tuple[int, int]  # device and inode
@@ -33,6 +34,7 @@ class Place:
         self._log = Path(f"{self.path}-wal")
         self._file: _Identity | None = None
         self._log_file: _Identity | None = None
+        self._writeback = Writeback()
 
     @property
     def known(self) -> bool:
@@ -45,9 +47,15 @@ class Place:
         """The write-ahead log holds commits: it must stay too, for as long as there is a connection."""
         if self._log_file is None:
             self._log_file = _identity(self._log)
+            self._writeback.open(self._log)
 
     def forget_log(self) -> None:
         self._log_file = None
+        self._writeback.close()
+
+    def committed(self) -> None:
+        """To be told of every commit that is not on the disk yet."""
+        self._writeback.committed()
 
     def check(self) -> None:
         """Raises `JournalFailed` where the file is gone or is another one."""
@@ -76,6 +84,11 @@ class Database:
     @property
     def connected(self) -> bool:
         return self._connection is not None
+
+    def committed(self) -> None:
+        """To be told of every commit."""
+        if self._synchronous != "full":  # then it is on the disk
+            self.place.committed()
 
     def get(self) -> sqlite3.Connection:
         """Raises `JournalFailed`, sqlite3.Error."""

@@ -10,13 +10,14 @@ from pipeline.workflow.journal import AnyEntry, Bundle, Registered, Rewound, Run
 
 class Draft(msgspec.Struct, frozen=True):
     """An entry to be. `change` where it changes the run's row; `restricted`: only the lease's holder may say it, while
-    there is one."""
+    there is one; `again`: a run that has ended is to go on."""
 
     at: float
     data: bytes
     change: StateChanged | None = None
     restricted: bool = False
     wakes: bool = False
+    again: bool = False
 
 
 def drafted(entry: AnyEntry) -> Draft:
@@ -24,7 +25,8 @@ def drafted(entry: AnyEntry) -> Draft:
     data = codec.encode(entry)
     if isinstance(entry, StateChanged):
         return Draft(entry.at, data, entry, restricted=True)
-    return Draft(entry.at, data, None, restricted=isinstance(entry, Rewound), wakes=isinstance(entry, Signalled))
+    again = isinstance(entry, Rewound)
+    return Draft(entry.at, data, None, restricted=again, wakes=isinstance(entry, Signalled), again=again)
 
 
 class Append(msgspec.Struct, frozen=True):

@@ -112,9 +112,9 @@ def seq_of(connection: sqlite3.Connection, run_id: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def run(connection: sqlite3.Connection, run_id: str) -> RunRecord | None:
+def run(connection: sqlite3.Connection, run_id: str, *, whole: bool = True) -> RunRecord | None:
     seq = seq_of(connection, run_id)
-    return None if seq is None else records(connection, [seq])[0]
+    return None if seq is None else records(connection, [seq], whole=whole)[0]
 
 
 def page(
@@ -142,21 +142,41 @@ def page(
     return list(zip(newest, records(connection, newest, whole=False), strict=True))
 
 
-def entries(connection: sqlite3.Connection, run_id: str, after: int, limit: int | None) -> list[Numbered]:
+def entries(
+    connection: sqlite3.Connection, run_id: str, after: int, limit: int | None, most: int | None = None
+) -> list[Numbered]:
     seq = seq_of(connection, run_id)
     if seq is None:
         return []
-    return list(_entries(connection, Values(connection), seq, after, limit))
+    values, found = Values(connection), []
+    for numbered in _entries(connection, values, seq, after, limit):
+        found.append(numbered)
+        if most is not None and values.taken >= most:
+            break
+    return found
+
+
+def outline(connection: sqlite3.Connection, run_id: str, most: int) -> list[Numbered]:
+    seq = seq_of(connection, run_id)
+    if seq is None:
+        return []
+    values = Values(connection)
+    return [Numbered(number, values.outline(seq, body, most)) for number, body in _bodies(connection, seq, 0, None)]
 
 
 def _entries(
     connection: sqlite3.Connection, values: Values, seq: int, after: int, limit: int | None
 ) -> Iterator[Numbered]:
+    for number, body in _bodies(connection, seq, after, limit):
+        yield Numbered(number, values.entry(seq, body))
+
+
+def _bodies(connection: sqlite3.Connection, seq: int, after: int, limit: int | None) -> Iterator[tuple[int, bytes]]:
     left = limit
     while left is None or left > 0:
         rows = json_of(connection, _ENTRIES, seq, after, _ROWS if left is None else min(left, _ROWS))
         for number, body in rows:
-            yield Numbered(number, values.entry(seq, bytes.fromhex(body)))
+            yield number, bytes.fromhex(body)
         if len(rows) < _ROWS:
             return
         after = rows[-1][0]

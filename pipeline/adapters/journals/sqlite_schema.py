@@ -111,4 +111,7 @@ def tune(connection: sqlite3.Connection, synchronous: str, *, writes: bool) -> N
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute("PRAGMA cache_size = -8192")  # KiB
     connection.execute("PRAGMA journal_size_limit = 67108864")
+    # Pages in the log before it is folded into the file (16 MiB), while all who write wait: four times the default, so
+    # that pages which change with every commit are written a quarter as often.
+    connection.execute("PRAGMA wal_autocheckpoint = 4096")
     connection.execute("PRAGMA busy_timeout = 0" if writes else "PRAGMA query_only = ON")

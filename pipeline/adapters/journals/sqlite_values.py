@@ -64,7 +64,8 @@ class _Slim:
         return [self(item, depth) for item in value]
 
 
-def store_blob(connection: sqlite3.Connection, run: int, digest: bytes, data: bytes) -> None:
+def store_blob(connection: sqlite3.Connection, run: int, digest: bytes, data: bytes) -> bool:
+    """Whether it is new."""
     there = connection.execute("SELECT 1 FROM blobs WHERE run = ? AND digest = ? LIMIT 1", (run, digest)).fetchone()
     if there is None:
         parts = [data[at : at + _PART] for at in range(0, len(data), _PART)]
@@ -72,6 +73,7 @@ def store_blob(connection: sqlite3.Connection, run: int, digest: bytes, data: by
             "INSERT INTO blobs (run, digest, part, data) VALUES (?, ?, ?, ?)",
             [(run, digest, number, part) for number, part in enumerate(parts)],
         )
+    return there is None
 
 
 class Ending(msgspec.Struct):
@@ -82,19 +84,33 @@ class Ending(msgspec.Struct):
 
 
 class Values:
-    """Decodes what is stored, with its large values. To be used from one thread, within one transaction."""
+    """Decodes what is stored, with its large values. To be used from one thread, within one transaction. `taken` counts
+    the bytes that were decoded."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.taken = 0
         self._run = 0
+        self._apart = 0  # bytes of values that stand apart
+        self._outlines = codec.decoder_of(AnyEntry, self._measured)
         self._entries = codec.decoder_of(AnyEntry, self._extension)
         self._endings = codec.decoder_of(Ending, self._extension)
         self._values = codec.decoder_of(Any, self._extension)
 
     def entry(self, run: int, body: bytes) -> AnyEntry:
         self._run = run
+        self.taken += len(body)
         entry: AnyEntry = self._entries.decode(body)
         return entry
+
+    def outline(self, run: int, body: bytes, most: int) -> AnyEntry:
+        """As `Journal.outline` has it; what stands apart is read only where it is to be shown."""
+        self._run, self._apart = run, 0
+        entry: AnyEntry = self._outlines.decode(body)
+        size = len(body) + self._apart
+        if size > most:
+            return codec.outlined(entry, size)
+        return self.entry(run, body) if self._apart else entry
 
     def ending(self, run: int, body: bytes) -> Ending:
         self._run = run
@@ -113,7 +129,18 @@ class Values:
         ).fetchall()
         if not parts:
             raise sqlite3.DatabaseError("a stored value is missing")
-        return self._values.decode(b"".join(part for (part,) in parts))
+        whole = b"".join(part for (part,) in parts)
+        self.taken += len(whole)
+        return self._values.decode(whole)
+
+    def _measured(self, code: int, data: memoryview) -> Any:
+        if code != codec.REFERENCE:
+            return codec.extension(code, data)
+        (size,) = self._connection.execute(
+            "SELECT total(length(data)) FROM blobs WHERE run = ? AND digest = ?", (self._run, bytes(data))
+        ).fetchone()
+        self._apart += int(size)
+        return None
 
 
 def made_of(run: RunRecord) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.adapters.journals import sqlite_appends, sqlite_leases, sqlite_upkeep
 from pipeline.adapters.journals.holders import Holders
+from pipeline.adapters.journals.sizes import Sizes
 from pipeline.adapters.journals.sqlite_database import Database
 from pipeline.adapters.journals.sqlite_jobs import (
     Append,
@@ -24,6 +25,7 @@ from pipeline.adapters.journals.sqlite_jobs import (
 )
 from pipeline.adapters.journals.turns import Turn, giving
 from pipeline.workflow.errors import JournalFailed
+from pipeline.workflow.journal import RUN_MAX
 
 _FIRST_PAUSE = 0.0003  # between two attempts to get a turn, in seconds
 _LONGEST_PAUSE = 0.005
@@ -34,12 +36,22 @@ _SOMEBODYS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG}
 class Writer:
     """Does jobs, in order. To be used from one thread. `patience`: seconds that it waits for others' locks."""
 
-    def __init__(self, database: Database, holders: Holders, turn: Turn, *, inline_bytes: int, patience: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        holders: Holders,
+        turn: Turn,
+        *,
+        inline_bytes: int,
+        patience: float,
+        run_max: int = RUN_MAX,
+    ) -> None:
         self._database = database
         self._holders = holders
         self._turn = turn
         self._inline_bytes = inline_bytes
         self._patience = patience
+        self._sizes = Sizes(run_max)
 
     def handle(self, jobs: Sequence[Job]) -> list[Any]:
         """What comes of each, `JournalFailed` where nothing does."""
@@ -84,11 +96,13 @@ class Writer:
                 self._database.place.check()  # not into a file that is somewhere else by now
                 connection.execute("COMMIT")
             except BaseException:
+                self._sizes.forget()
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
             self._database.place.check()
-            return results
+        self._database.committed()
+        return results
 
     def _connected(self) -> sqlite3.Connection:
         if self._database.connected:
@@ -112,7 +126,7 @@ class Writer:
 
     def _alike(self, connection: sqlite3.Connection, kind: type[Job], jobs: list[Any]) -> list[Any]:
         if kind is Append:
-            return sqlite_appends.append(connection, self._holders, self._inline_bytes, jobs)
+            return sqlite_appends.append(connection, self._holders, self._inline_bytes, self._sizes, jobs)
         if kind is Create:
             creating = sqlite_leases.Creating(connection, self._holders.token, self._inline_bytes)
             return creating.create(jobs)

@@ -9,6 +9,7 @@ _COMMANDS = {
     "init": "init",
     "validate": "validate",
     "run": "run",
+    "register": "register",
     "list": "remote",
     "status": "remote",
     "watch": "remote",

@@ -70,6 +70,16 @@ def checked(file: Path, catalog: Catalog | None) -> Checked:
     return Checked(text, readable.definition, examined.faults, examined.plan)
 
 
+def read_only(file: Path) -> Checked:
+    """For a daemon, which does the checking: it knows which workflows can be called there. Raises `exits.Ended`, also
+    for what is no definition at all."""
+    text = _content(file)
+    readable = read(text, name=file.name, kinds=custom_kinds())
+    if readable.definition is None:
+        raise exits.refused(readable.faults, file)
+    return Checked(text, readable.definition, [], None)
+
+
 def configured(config_file: Path | None, trees: Any, data_dir: Path, *, durable: bool = False) -> Config:
     """The configuration that is named, by the option or by HEADGATE_CONFIG; else the built-in one with the collections
     that `trees` name. Raises ConfigError."""

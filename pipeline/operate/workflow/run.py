@@ -10,11 +10,12 @@ import click
 
 from pipeline.operate.workflow import exits, given
 from pipeline.operate.workflow.daemon import ask
-from pipeline.operate.workflow.files import Checked, catalog_for, checked
+from pipeline.operate.workflow.files import Checked, catalog_for, checked, read_only
 from pipeline.operate.workflow.remote import goes_on, report, watched
 from pipeline.operate.workflow.shown import as_json as indented
 from pipeline.operate.workflow.shown import showing
 from pipeline.workflow.client import WorkflowClient
+from pipeline.workflow.errors import Fault
 from pipeline.workflow.states import RunState
 from pipeline.workflow.views import RunView
 
@@ -111,7 +112,7 @@ def _at_daemon(
     ctx: click.Context, what: str, pairs: Sequence[str], url: str | None, options: dict[str, Any]
 ) -> RunView:
     file = Path(what) if Path(what).is_file() else None
-    found = None if file is None else _valid(checked(file, None), file, None)
+    found = None if file is None else read_only(file)
     inputs = given.inputs(None if found is None else found.definition, pairs, options["input_file"])
     started: list[str] = []
 
@@ -150,9 +151,14 @@ def _valid(found: Checked, file: Path, config_file: Path | None) -> Checked:
     if not found.faults:
         return found
     lines = exits.told(found.faults, file)
-    if config_file is None and not os.environ.get("HEADGATE_CONFIG"):
-        lines.append("(without --config there are the routes echo and extractive)")
+    if config_file is None and not os.environ.get("HEADGATE_CONFIG") and any(map(_is_configured, found.faults)):
+        lines.append("(without --config there are the routes echo and extractive, and nothing outside is allowed)")
     raise exits.Ended("\n".join(lines), exits.REFUSED)
+
+
+def _is_configured(fault: Fault) -> bool:
+    """Whether another configuration may make it right."""
+    return "workflows." in fault.message or fault.message.startswith(("there is no route", "no route leads to"))
 
 
 def _told(view: RunView, output: Path | None, *, as_json: bool, quiet: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.workflow.definition import CustomStep, Definition, WorkflowStep
 from pipeline.workflow.flat import inputs_schema
 from pipeline.workflow.json_schema import SchemaRefused, compile_schema
+from pipeline.workflow.json_schema_parts import KEYWORDS
 from pipeline.workflow.plan import Plan
 from pipeline.workflow.ports import Kind
 from pipeline.workflow.problems import Path, Problems, listed
@@ -26,6 +27,7 @@ class Given:
 
     def declared(self, definition: Definition) -> None:
         """The inputs' schemas, and their defaults."""
+        self._misplaced(definition.inputs)
         prefix: Path = ("inputs", "properties") if is_schema(definition.inputs) else ("inputs",)
         try:
             compile_schema(inputs_schema(definition.inputs))
@@ -37,6 +39,14 @@ class Given:
         for name, schema in declared_inputs(definition).names.items():
             if isinstance(schema, dict) and "default" in schema:
                 self._fits((*prefix, name, "default"), schema, schema["default"])
+
+    def _misplaced(self, inputs: Mapping[str, Any]) -> None:
+        """Names among the keywords of a schema."""
+        for name in inputs if is_schema(inputs) else ():
+            if name not in KEYWORDS and isinstance(inputs[name], dict | bool) and not name.startswith(("x-", "$")):
+                because = "`type: object`" if inputs.get("type") == "object" else "`$schema` or `$ref`"
+                message = f"{because} makes the inputs one JSON schema, which has no keyword {name!r}"
+                self._problems.add(("inputs", name), message, f"write {name} below `properties`")
 
     def step(self, path: Path, step: Any, values: Mapping[str, Any]) -> None:
         if isinstance(step, WorkflowStep) and step.workflow in self._plans:

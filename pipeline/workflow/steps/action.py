@@ -1,5 +1,6 @@
 """`action`: the log, other hosts, files. What is allowed is the business of `pipeline.workflow.ports.Outside`."""
 
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,6 +20,10 @@ _PASSING = frozenset({408, 425, 429})  # and 5xx: another attempt may be answere
 _LONGEST = 86_400.0  # seconds: no Retry-After is waited for longer
 _SHOWN = 1000  # characters of an answer in the error's details
 _JSON = "application/json"
+# Of Python's other codecs some are no charsets, and some take the square of a text's length.
+_CHARSET = re.compile(
+    r"us-ascii|ascii|utf-?8|utf-?16(?:[lb]e)?|utf-16-?[lb]e|latin-?1|iso-8859-(?:[1-9]|1[013-6])|windows-125[0-8]"
+).fullmatch
 
 
 async def action(step: ActionStep, context: StepContext) -> Result:
@@ -38,7 +43,10 @@ async def _request(step: ActionStep, context: StepContext) -> Result:
     url = values.name(context, "url")
     method = step.method or ("POST" if step.action == "webhook" else "GET")
     body, kind = _body(step, context)
-    headers = {name: values.text(context, f"headers.{name}") for name in step.headers}
+    headers = {}
+    for name in step.headers:
+        await context.turn()
+        headers[name] = values.text(context, f"headers.{name}")
     _default(headers, "Idempotency-Key", context.idempotency_key)
     if body is not None:
         _default(headers, "Content-Type", kind)
@@ -98,11 +106,8 @@ def _answer(kind: str, body: bytes) -> Any:
             return msgspec.json.decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass  # then it is a text like others
-    charset = options.lower().partition("charset=")[2].partition(";")[0].strip(' "') or "utf-8"
-    try:
-        return body.decode(charset, "replace")
-    except (LookupError, ValueError):  # no such charset, or none of texts
-        return body.decode("utf-8", "replace")
+    charset = options.lower().partition("charset=")[2].partition(";")[0].strip(' "')
+    return body.decode(charset if _CHARSET(charset) else "utf-8", "replace")
 
 
 def _unexpected(method: str, url: str, status: int, headers: dict[str, str], body: bytes) -> StepFailed:

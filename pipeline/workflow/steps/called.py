@@ -1,5 +1,6 @@
 """`workflow`: another workflow, as a step of this one."""
 
+from functools import partial
 from typing import Any
 
 from pipeline.workflow import endings
@@ -43,7 +44,16 @@ class Called(Composite):
         return False
 
     def took(self, frame: Frame) -> None:
-        ending = endings.of_run(self.plan, frame, self.run.shared)
+        self._conclude(endings.of_run(self.plan, frame, self.run.shared))
+
+    def _conclude(self, making: endings.Making) -> None:
+        if self._over or self.dropped or self.run.hold(partial(self._conclude, making)):
+            return
+        ending = endings.made(making, lambda: self.run.later(self._conclude, making))
+        if ending is not None:
+            self._end(ending)
+
+    def _end(self, ending: endings.Ending) -> None:
         if ending.state is RunState.FAILED:
             self.give_up(ending.error or {})
         elif ending.state is RunState.PARTIAL:

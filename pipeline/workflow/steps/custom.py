@@ -79,7 +79,10 @@ class _Checked:
         self._validator = validator
 
     async def __call__(self, step: CustomStep, context: StepContext) -> Result:
-        options = {name: context.value(f"options.{name}") for name in step.options}
+        options = {}
+        for name in step.options:
+            await context.turn()
+            options[name] = context.value(f"options.{name}")
         faults = self._validator.faults(options)
         if faults:
             path, message = faults[0]

@@ -1,7 +1,5 @@
 """`reduce`: over items in order, with what there is so far."""
 
-import asyncio
-import time
 from typing import Any
 
 from pipeline.workflow.composite import Composite
@@ -13,20 +11,15 @@ from pipeline.workflow.ports import Result, StepContext
 from pipeline.workflow.steps.items import listed, turn_value
 from pipeline.workflow.values import checked
 
-_AT_A_TIME = 0.005  # seconds, after which others have their turn
-
 
 async def reduce(step: ReduceStep, context: StepContext) -> Result:
     """Without steps inside: an expression for each item."""
     items = listed(context.value("items"))
     accumulator = context.value("initial")
-    since = time.monotonic()
     for index, item in enumerate(items):
         local = {step.as_: item, "index": index, step.accumulator: accumulator}
+        await context.turn()
         accumulator = context.value("value", **local)
-        if time.monotonic() - since > _AT_A_TIME:
-            await asyncio.sleep(0)
-            since = time.monotonic()
     return Result(accumulator)
 
 

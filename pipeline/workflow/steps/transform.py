@@ -19,12 +19,11 @@ A match of `regex` is its `group`; without that: all its text where the pattern 
 one, a list of them where it has several, an object where they have names.
 
 Small inputs are worked on at once, large ones in a thread, in steps that let others run, and no longer than
-`SECONDS`. All raise `StepFailed`: `invalid_input` for a wrong type, `too_large` and `timeout` for the limits.
+`SECONDS`, a `regex` no longer than `REGEX_SECONDS`. All raise `StepFailed`: `invalid_input` for a wrong type, `too_large` and `timeout` for the limits.
 """
 
-import asyncio
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipeline.workflow.definition import TransformStep
@@ -32,12 +31,10 @@ from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.ports import Result, StepContext
 from pipeline.workflow.steps import transform_json, transform_lists, transform_texts
 from pipeline.workflow.steps.transform_checks import check_transform
-from pipeline.workflow.steps.transform_meter import Work, apart, is_small
+from pipeline.workflow.steps.transform_meter import BRIEF, REGEX_SECONDS, SECONDS, Work, apart, is_small
 from pipeline.workflow.steps.values import invalid
 
 __all__ = ["check_transform", "transform"]
-
-_TURN = 0.005  # seconds of filling in templates between two turns of the event loop
 
 _OPERATIONS: dict[str, Callable[[TransformStep, Any, Work], Any]] = {
     "concat": transform_lists.concat,
@@ -65,23 +62,23 @@ async def transform(step: TransformStep, context: StepContext) -> Result:
     operation = _OPERATIONS[step.operation]
     if is_small(value):
         try:
-            return Result(operation(step, value, Work.brief()))
+            return Result(operation(step, value, Work(BRIEF)))
         except StepFailed as failed:
             if failed.kind != "timeout":
                 raise
-    return Result(await apart(operation, step, value))
+    return Result(await apart(context.run_id, partial(operation, step, value), _seconds(step)))
+
+
+def _seconds(step: TransformStep) -> float:
+    return REGEX_SECONDS if step.operation == "regex" else SECONDS
 
 
 async def _each(items: Any, field: str, context: StepContext) -> list[tuple[Any, Any]]:
-    """Items with what the field comes to for each. Templates are filled in on the event loop, which has its turn every
-    few milliseconds."""
+    """Items with what the field comes to for each. Templates are filled in on the event loop, in short turns."""
     if not isinstance(items, list):
         raise invalid("input", "a list", items)
     made: list[tuple[Any, Any]] = []
-    turn = time.monotonic() + _TURN
     for index, item in enumerate(items):
+        await context.turn()
         made.append((item, context.value(field, item=item, index=index)))
-        if time.monotonic() > turn:
-            await asyncio.sleep(0)
-            turn = time.monotonic() + _TURN
     return made

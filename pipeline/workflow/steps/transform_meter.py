@@ -4,15 +4,18 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from pipeline.workflow.errors import StepFailed
 
 T = TypeVar("T")
 
 SECONDS = 10.0
-BRIEF = 0.02  # what a small input may take on the event loop, before it goes to a thread as well
+REGEX_SECONDS = 1.0
+BRIEF = 0.002  # what a small input may take on the event loop, before it goes to a thread as well
 MAX_CHARS = 16_777_216  # of a text that goes in or comes out
 MAX_ITEMS = 1_000_000  # of a list that comes out
 _SMALL_CHARS = 50_000
@@ -23,15 +26,12 @@ _LOOK = 256  # items between two looks at the clock
 class Work:
     """What one operation may still take. All of it raises `StepFailed`."""
 
-    __slots__ = ("_deadline", "_seen")
+    __slots__ = ("_deadline", "_seconds", "_seen")
 
     def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
         self._deadline = time.monotonic() + seconds
         self._seen = 0
-
-    @classmethod
-    def brief(cls) -> "Work":
-        return cls(BRIEF)
 
     @property
     def left(self) -> float:
@@ -43,7 +43,7 @@ class Work:
             raise self.late()
 
     def late(self) -> StepFailed:
-        return StepFailed("timeout", f"the transform took longer than {SECONDS:g} s")
+        return StepFailed("timeout", f"the transform took longer than {self._seconds:g} s")
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:
@@ -78,9 +78,41 @@ def is_small(value: Any) -> bool:
     return True
 
 
-async def apart(function: Callable[..., T], step: Any, value: Any) -> T:
-    """In a thread. It ends by its own clock, also after its step was cancelled."""
-    return await asyncio.get_running_loop().run_in_executor(_threads(), lambda: function(step, value, Work()))
+async def apart(run_id: str, function: Callable[[Work], T], seconds: float = SECONDS) -> T:
+    """In a thread; a run has one at a time. It ends by its own clock, also after its step was cancelled."""
+    loop = asyncio.get_running_loop()
+    line = _lines.setdefault(loop, {})
+    before, ended = line.get(run_id), loop.create_future()
+    line[run_id] = ended
+    try:
+        if before is not None:
+            await asyncio.shield(before)
+        work = _threads().submit(lambda: function(Work(seconds)))
+    except BaseException:
+        _pass_on(line, run_id, ended, before)
+        raise
+    work.add_done_callback(lambda _: _in_loop(loop, partial(_pass_on, line, run_id, ended, None)))
+    return await asyncio.wrap_future(work)
+
+
+_Line = dict[str, asyncio.Future[None]]  # by run: done when the last one that asked has had its thread
+_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # it is closed
+        loop.call_soon_threadsafe(then)
+
+
+def _pass_on(line: _Line, run_id: str, ended: asyncio.Future[None], before: asyncio.Future[None] | None) -> None:
+    """`before`: it gave up while that one was not done."""
+    if before is not None and not before.done():
+        before.add_done_callback(lambda _: _pass_on(line, run_id, ended, None))
+        return
+    if not ended.done():
+        ended.set_result(None)
+    if line.get(run_id) is ended:
+        del line[run_id]
 
 
 @cache

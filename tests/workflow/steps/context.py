@@ -1,5 +1,6 @@
 """What a leaf step is given, without an engine: fields come from the step, or from what the test filled in."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,9 @@ class Context:
             else:
                 found = getattr(found, part, UNSET)
         return found
+
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
 
     def emit(self, text: str) -> None:
         self.emitted.append(text)
