@@ -63,12 +63,14 @@ async def main(child: Child) -> None:
         stack.callback(asking.cancel)
         await _until_stopped(child, shard.pipeline, ticking)
         limit = child.config.server.drain_timeout_ms / 1000
+        until = asyncio.get_running_loop().time() + limit
         leaving = asyncio.create_task(_leave(child, shard, limit))
         if child.retiring.is_set():
             limit = await retire(child, shard.pipeline, shard.edge, shard.relay)
         shard.operations.draining = True
         await _drain(child, shard.pipeline, shard.edge, limit)
-        await asyncio.wait({leaving}, timeout=_ORPHAN_LIMIT)
+        await _left(child, leaving, until)
+        ticker.tick()  # what has ended since the last one is counted too
         ticking.cancel()
 
 
@@ -177,6 +179,15 @@ async def _leave(child: Child, shard: Shard, limit: float) -> None:
     ended, within the limit. What does not end in time is done again by whoever takes the run up."""
     if shard.workflows is not None:
         await shard.workflows.stop(_ORPHAN_LIMIT if child.orphaned.is_set() else limit)
+
+
+async def _left(child: Child, leaving: "asyncio.Task[None]", until: float) -> None:
+    """Until runs have been given back: steps of other kinds than prompts may take as long as a drain may too."""
+    left = until - asyncio.get_running_loop().time()
+    orphaned = asyncio.create_task(child.orphaned.wait())
+    await asyncio.wait({leaving, orphaned}, timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
+    orphaned.cancel()
+    await asyncio.wait({leaving}, timeout=_ORPHAN_LIMIT)  # what does not end now is done again elsewhere
 
 
 async def _drain(child: Child, pipeline: Pipeline, edge: EdgeServer, limit: float) -> None:

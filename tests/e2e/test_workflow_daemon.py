@@ -77,6 +77,25 @@ async def test_what_a_stop_cuts_off_has_not_failed(tmp_path: Path):
         assert {len(set(keys)) for keys in host.calls.values()} == {1}
 
 
+async def test_steps_have_the_time_of_a_drain_to_end(tmp_path: Path):
+    path = daemon_of(tmp_path, lease=1000, server="drain_timeout_ms = 10000")
+    async with Host() as host:
+        gate = host.hold("call")
+        async with serving(path, shards=2) as daemon, WorkflowClient(daemon.address) as client:
+            runs = [(await client.start(chain(host.url), {"n": number})).id for number in range(10)]
+            for number in range(10):
+                await host.called(f"/call/{number}/first")
+            daemon.signal(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(1.8, gate.set)  # longer than a lease, and than prompts need
+            assert await daemon.ended(8) == 0
+        async with serving(path, shards=2) as daemon, WorkflowClient(daemon.address) as client:
+            for run in runs:
+                found = await client.wait(run, 20)
+                assert (found.state, [step.attempt for step in found.steps]) == ("completed", [1, 1, 1])
+            assert not daemon.logged("lease_lost")
+        assert {len(keys) for keys in host.calls.values()} == {1}
+
+
 async def test_a_process_that_hangs_loses_its_runs_to_the_next(tmp_path: Path):
     async with Host(0.2) as host:
         path = daemon_of(tmp_path, lease=1000, server="blocked_ms = 1500")
