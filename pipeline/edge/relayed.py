@@ -83,6 +83,7 @@ class RelayedEvents:
         self.fields = EVENTS_FIELDS
         self.opened = False
         self.last = b""
+        self.aborted = False
         self._call = call
         self._credit = WINDOW
         self._room: asyncio.Future[None] | None = None
@@ -115,6 +116,14 @@ class RelayedEvents:
 
     def force_close(self) -> None:
         """The connection is not ours."""
+
+    def abort(self) -> None:
+        """Whoever has the connection closes it."""
+        self.aborted = True
+
+    def narrow(self, window: int) -> None:
+        """Of bytes that have not been taken, so many at most. To be called before anything is sent."""
+        self._credit = min(self._credit, window)
 
     def credit(self, amount: int) -> None:
         """So many bytes have been taken."""

@@ -133,8 +133,15 @@ class EventReply(_Reply):
             writer = cast(StreamWriter, self._call.request.writer)
             eager(writer.write(self._last(frames), drain=False))
 
+    def abort(self) -> None:
+        """Closes the connection at once: what the client has not taken is let go of."""
+        self._finished = True
+        self.force_close()
+        if self._transport is not None:
+            self._transport.abort()
+
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing: `end` or `break_off` have been called."""
+        """Nothing: `end`, `break_off` or `abort` have been called."""
 
     def _last(self, frames: bytes) -> bytes:
         self._finished = True

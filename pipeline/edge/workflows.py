@@ -23,7 +23,16 @@ from pipeline.edge.forward import Peers, Road
 from pipeline.edge.relayed import RelayedCall
 from pipeline.edge.replies import HttpCall
 from pipeline.edge.workflows_answers import Answers
-from pipeline.edge.workflows_calls import Request, failed, fields, idempotency_key, methods, refusal, target
+from pipeline.edge.workflows_calls import (
+    Request,
+    check_charset,
+    failed,
+    fields,
+    idempotency_key,
+    methods,
+    refusal,
+    target,
+)
 from pipeline.edge.workflows_events import Streams
 from pipeline.edge.workflows_forward import HOLDER, MOVED, Holder, Moved, ended, passed
 from pipeline.ingress import Ingress
@@ -31,7 +40,7 @@ from pipeline.workflow.engine import Elsewhere
 from pipeline.workflow.service import Service
 
 _HOPS = 4  # from process to process, before it is given up for now
-_ANYWHERE = frozenset({"workflows", "workflow", "register", "validate", "runs", "run"})
+_ANYWHERE = frozenset({"workflows", "workflow", "register", "validate", "runs", "run", "step"})
 _IN_YAML = frozenset({"register", "validate"})  # too
 _WITH_QUERY = frozenset({"runs", "events"})
 
@@ -72,6 +81,7 @@ class WorkflowHandlers:
         asked = target(call.request.method, call.request.rel_url.raw_path_qs)
         if asked.operation not in _WITH_QUERY:
             fields(asked)
+        check_charset(headers)
         wanted = "application/yaml or application/json" if asked.operation in _IN_YAML else "application/json"
         body = await self._bodies.read(call.request, wanted) if asked.method == "POST" else b""
         if asked.operation == "start":
@@ -94,7 +104,8 @@ class WorkflowHandlers:
             answering.cancel()
             raise
         ticket = Ticket(call.request_id, call.asked.arrived, ended)
-        ticket.end(Reason.DONE, call.edge.loop.time())
+        given_up = call.stream is not None and call.stream.aborted
+        ticket.end(Reason.CLIENT_GONE if given_up else Reason.DONE, call.edge.loop.time())
         call.finish(response, ticket)
 
     async def _relayed(self, call: RelayedCall) -> Response:

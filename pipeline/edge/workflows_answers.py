@@ -1,6 +1,8 @@
 """What each endpoint of the workflow API answers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +24,10 @@ from pipeline.workflow.views import (
 )
 
 Answer = Callable[[Request], Awaitable[Response]]
+
+T = TypeVar("T")
+
+_SMALL = 65_536  # bytes of a body that the event loop reads itself
 
 _decode_start = msgspec.json.Decoder(StartRun)
 _decode_cancel = msgspec.json.Decoder(CancelRun)
@@ -45,6 +51,7 @@ class Answers:
             "start_as": self._start,
             "runs": self._runs,
             "run": self._run,
+            "step": self._step,
             "pause": self._pause,
             "resume": self._resume,
             "cancel": self._cancel,
@@ -72,7 +79,7 @@ class Answers:
     # Runs.
 
     async def _start(self, request: Request) -> Response:
-        start = read(_decode_start, request)
+        start = await _aside(request, lambda: read(_decode_start, request))
         run, created = await self._service.start(
             start,
             request.caller.name,
@@ -80,6 +87,7 @@ class Answers:
             idempotency_key(request.call.headers),
             run_id=request.target.names[0],
             routes=request.caller.routes,
+            size=len(request.body),
         )
         return _json(request, run, 201 if created else 200)
 
@@ -95,7 +103,12 @@ class Answers:
         return _json(request, page)
 
     async def _run(self, request: Request) -> Response:
-        return _json(request, await self._service.run(request.target.names[0], request.caller.name))
+        run = await self._service.run(request.target.names[0], request.caller.name)
+        return await _large(request, run)
+
+    async def _step(self, request: Request) -> Response:
+        run_id, path = request.target.names
+        return await _large(request, await self._service.step(run_id, request.caller.name, path))
 
     async def _pause(self, request: Request) -> Response:
         read(_decode_nothing, request, Nothing())
@@ -114,9 +127,19 @@ class Answers:
         return _json(request, await self._service.retry(request.target.names[0], request.caller.name, asked.step))
 
     async def _signal(self, request: Request) -> Response:
-        asked = read(_decode_signal, request)
+        asked = await _aside(request, lambda: read(_decode_signal, request))
         run = await self._service.signal(request.target.names[0], request.caller.name, asked.event, asked.payload)
         return _json(request, run)
+
+
+async def _aside(request: Request, reading: Callable[[], T]) -> T:
+    """In a thread where it takes long enough for others to notice."""
+    return reading() if len(request.body) < _SMALL else await asyncio.to_thread(reading)
+
+
+async def _large(request: Request, body: msgspec.Struct) -> Response:
+    """It may take a while to write down."""
+    return request.call.reply(await asyncio.to_thread(_encode, body), JSON_FIELD)
 
 
 def _json(request: Request, body: msgspec.Struct, status: int = 200) -> Response:

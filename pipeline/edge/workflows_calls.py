@@ -1,6 +1,8 @@
 """Requests of the workflow API, taken apart: what is asked for, of which run, and what was sent along."""
 
+import json
 import re
+from collections import Counter
 from http import HTTPStatus
 from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -14,7 +16,7 @@ from pipeline.core.outcomes import Priority
 from pipeline.edge.call import Call, Response
 from pipeline.edge.decode import decode
 from pipeline.edge.error_bodies import error_body
-from pipeline.edge.errors import UnknownParameter, UnknownPath, UnsupportedMedia, WrongMethod, error_fields
+from pipeline.edge.errors import InvalidJson, UnknownParameter, UnknownPath, UnsupportedMedia, WrongMethod, error_fields
 from pipeline.edge.replies import JSON_FIELD
 from pipeline.workflow.errors import DefinitionRefused, InputRefused
 from pipeline.workflow.source import Media
@@ -108,6 +110,8 @@ def _known(segments: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...]]:
         return {"GET": "run"}, segments[1:]
     if segments[0] == "runs" and len(segments) == 3:
         return dict(_OF_RUN.get(segments[2], {})), segments[1:2]
+    if segments[0] == "runs" and len(segments) > 3 and segments[2] == "steps":
+        return {"GET": "step"}, (segments[1], "/".join(segments[3:]))
     return fixed, ()
 
 
@@ -145,7 +149,20 @@ def read(decoder: "msgspec.json.Decoder[T]", request: Request, otherwise: T | No
     """The body; `otherwise` where there is none. Raises `InvalidRequest`."""
     if not request.body.strip() and otherwise is not None:
         return otherwise
-    return decode(decoder, request.body)
+    asked = decode(decoder, request.body)
+    refuse_repeated(request.body)
+    return asked
+
+
+def refuse_repeated(body: bytes) -> None:
+    """A key that is there twice means one thing or the other. Raises `InvalidJson`. `body` is JSON."""
+
+    def take(pairs: list[tuple[str, object]]) -> None:
+        if len(pairs) > 1 and len({name for name, _ in pairs}) < len(pairs):
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise InvalidJson(f"The request's JSON has the key {twice[:80]!r} twice in one object.", param=twice[:80])
+
+    json.loads(body, object_pairs_hook=take, parse_int=float)
 
 
 def definition(request: Request) -> tuple[bytes, Media]:
@@ -174,6 +191,14 @@ def media(headers: MultiMapping[str]) -> Media:
     if not kind or kind.endswith(("/yaml", "/x-yaml", "+yaml")):
         return "yaml"
     raise UnsupportedMedia(f"A workflow cannot be read from {kind[:80]!r}; send application/yaml or application/json")
+
+
+def check_charset(headers: MultiMapping[str]) -> None:
+    """Bodies are UTF-8. Raises `UnsupportedMedia`."""
+    for part in headers.get(CONTENT_TYPE, "").split(";")[1:]:
+        name, _, value = part.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in {"utf-8", "utf8"}:
+            raise UnsupportedMedia(f"The body's charset is {value.strip()[:40]!r}; send UTF-8")
 
 
 def refusal(call: Call, error: HeadgateError) -> Response:

@@ -1,10 +1,18 @@
-"""A run's events as a stream that a client can come back to: server-sent events, the entry's number as `id`."""
+"""A run's events as a stream that a client can come back to: server-sent events, the entry's number as `id`.
 
+They are sent in slices, each once the one before has been taken: what a client does not read waits in one place for
+all, and not with each connection. One that takes nothing for a while loses its connection, and comes back for the rest.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
 from http import HTTPStatus
+from typing import cast
 
 from pipeline.core.errors import HeadgateError, InvalidRequest
-from pipeline.edge.call import Response
-from pipeline.edge.replies import EVENTS_FIELDS
+from pipeline.edge.call import Events, Response
+from pipeline.edge.relayed import RelayedEvents
+from pipeline.edge.replies import EVENTS_FIELDS, EventReply
 from pipeline.edge.sse import COMMENT
 from pipeline.edge.workflows_calls import LAST_EVENT_ID, Request, fields, number, one
 from pipeline.workflow.events import QUIET_S, Seen, Watch
@@ -14,6 +22,9 @@ from pipeline.workflow.views import Token
 
 RETRY_MS = 1000
 NUMBER_MAX = 10**15 - 1
+SLICE = 1 << 15  # bytes that are sent at a time
+UNSENT = 1 << 16  # bytes that may be on their way to another shard
+STALLED_S = 60.0  # in which a client takes nothing, until its connection is closed
 
 _BEGIN = b"retry: %d\n\n" % RETRY_MS
 _OF_RUN = (StateChanged, Signalled, Rewound)
@@ -21,11 +32,12 @@ _OF_RUN = (StateChanged, Signalled, Rewound)
 
 class Streams:
     """All open streams of one edge. `quiet` seconds without news bring a comment, so that nobody on the way takes the
-    connection for a dead one."""
+    connection for a dead one. `stalled`: seconds in which a client must take something of what it is sent."""
 
-    def __init__(self, service: Service, quiet: float = QUIET_S) -> None:
+    def __init__(self, service: Service, quiet: float = QUIET_S, stalled: float = STALLED_S) -> None:
         self._service = service
         self._quiet = quiet
+        self._stalled = stalled
         self._open: dict[Watch, bool] = {}  # and whether it is over a connection of this process
         self._leaving = False
 
@@ -62,30 +74,64 @@ class Streams:
             watch.close()
 
     async def _stream(self, request: Request, watch: Watch, *, leaving: bool) -> Response:
-        events = request.call.events()
-        frames = _BEGIN
+        events = cast("EventReply | RelayedEvents", request.call.events())
+        if isinstance(events, RelayedEvents):
+            events.narrow(UNSENT)
         try:
-            while True:
-                pending = events.send(frames)
-                if pending is not None:
-                    await pending
-                batch = await anext(watch, None)
-                if batch is None or (leaving and not batch):
-                    break
-                frames = b"".join([frame(seen) for seen in batch]) or COMMENT
+            await self._taken(events.send(_BEGIN), watch)
+            await self._tell(events, watch, leaving=leaving)
+            await self._taken(events.end(b""), watch)
+        except TimeoutError:
+            events.abort()
+        return cast(Response, events)
+
+    async def _tell(self, events: Events, watch: Watch, *, leaving: bool) -> None:
+        """Raises TimeoutError where the client takes nothing."""
+        try:
+            while (batch := await anext(watch, None)) is not None and (batch or not leaving):
+                for piece in slices(batch) if batch else (COMMENT,):
+                    pending = events.send(piece)
+                    if pending is not None:
+                        await self._taken(pending, watch)
+                        await watch.progress()
+                    if watch.closed:
+                        return
         except HeadgateError:  # the journal cannot be read now: the client asks again, and is told when to
             pass
-        pending = events.end(b"")
-        if pending is not None:
-            await pending
-        return events  # type: ignore[return-value]  # streams of calls are responses too
+
+    async def _taken(self, pending: Awaitable[None] | None, watch: Watch) -> None:
+        """Until the client has taken most of what it was sent. Raises TimeoutError."""
+        if pending is None:
+            return
+        async with asyncio.timeout(self._stalled) as patience:
+            watch.hurry = lambda: patience.reschedule(0.0)
+            try:
+                await pending
+            finally:
+                watch.hurry = None
 
 
-def frame(seen: Seen) -> bytes:
+def slices(batch: Sequence[Seen]) -> Iterator[bytes]:
+    """The events' frames, so many bytes at a time."""
+    ready = bytearray()
+    for seen in batch:
+        ready += _head(seen)
+        json, at = seen.json, 0
+        while len(ready) + len(json) - at > SLICE:
+            upto = at + max(SLICE - len(ready), 0)
+            ready += json[at:upto]
+            at = upto
+            yield bytes(ready)
+            ready.clear()
+        ready += json[at:] if at else json
+        ready += b"\n\n"
+    yield bytes(ready)
+
+
+def _head(seen: Seen) -> bytes:
     if isinstance(seen.entry, Token):
-        return b"event: token\ndata: " + seen.json + b"\n\n"
-    name = b"run" if isinstance(seen.entry, _OF_RUN) else b"step"
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (seen.number, name, seen.json)
+        return b"event: token\ndata: "
+    return b"id: %d\nevent: %b\ndata: " % (seen.number, b"run" if isinstance(seen.entry, _OF_RUN) else b"step")
 
 
 def _after(request: Request) -> int:

@@ -6,6 +6,7 @@ from typing import NamedTuple, cast
 from multidict import MultiMapping
 
 from pipeline.core.errors import HeadgateError
+from pipeline.core.outcomes import Reason
 from pipeline.core.ticket import Ticket
 from pipeline.edge.call import Response
 from pipeline.edge.forward import Asked, Ended, Forwarded, Road
@@ -71,6 +72,16 @@ class _Passed(Forwarded):
         self._end(ended)
         if not self._over.done():
             self._over.set_result(cast(Response, Moved(fields.removeprefix(HOLDER).strip())))
+
+    def end(self, frames: bytes, ended: Ended) -> None:
+        if ended.reason == Reason.CLIENT_GONE and self._reply is not None and not self._over.done():
+            self._reply.abort()
+        super().end(frames, ended)
+
+    def _took(self, size: int) -> None:
+        """Told at once: no more than `UNSENT` is ever on its way."""
+        if self._road is not None:
+            self._road.credit(self._number, size)
 
 
 def ended(ticket: Ticket) -> None:

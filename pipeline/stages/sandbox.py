@@ -15,7 +15,16 @@ from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pipeline.stages.sandbox_filters import ATTRIBUTE_AT, FILTERS, OWN_FILTERS
+from pipeline.stages.sandbox_filters import (
+    ATTRIBUTE_AT,
+    COUNTING,
+    FILTERS,
+    MAX_SORTED,
+    MAX_SPLIT,
+    OWN_FILTERS,
+    SORTING,
+    SPLITTING,
+)
 from pipeline.stages.sandbox_meter import (
     UNPARSABLE,
     Meter,
@@ -147,6 +156,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return OWN_FILTERS[name](context, *value, **kwargs)
         if name.endswith("strip") and args and len(args[0] or "") > _MAX_STRIPPED:
             raise TemplateFailed(f"{name} takes at most {_MAX_STRIPPED} characters")
+        _check_length(name, owner)
         result = method(*args, **kwargs)
         return meter.made(result)
 
@@ -169,6 +179,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def sum_of(self, meter: Meter, left: Any, right: Any) -> Any:
         return meter.made(left + right)
+
+    def sorting(self, meter: Meter, name: str, value: Any, attribute: Any) -> None:
+        """Items, or what they have at an attribute, are about to be compared with each other."""
 
     def build(self, meter: Meter, value: Any) -> Any:
         """A list or dict that a template wrote down."""
@@ -200,12 +213,34 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         attribute = args[at] if at is not None and at < len(args) else kwargs.get("attribute")
         if isinstance(attribute, str) and len(attribute) > _MAX_ATTRIBUTE:
             raise TemplateFailed(f"an attribute's name of more than {_MAX_ATTRIBUTE} characters")
-        result = function(*before(context), value, *args, **kwargs)
+        result = function(*before(context), _measured(context, name, value, attribute), *args, **kwargs)
         if isinstance(result, Iterator):
             return meter.each(result)
         return meter.made(result)
 
     return metered
+
+
+def _measured(context: Context, name: str, value: Any, attribute: Any) -> Any:
+    """What a filter is given: no more than it can look at in good time."""
+    _check_length(name, value)
+    if name in COUNTING and isinstance(value, list | tuple | range):
+        return context["_meter"].each(iter(value))
+    if name not in SORTING or isinstance(value, Undefined):
+        return value
+    if isinstance(value, Iterator):
+        value = list(value)
+    keys = 1 + sum(map(str(attribute).count, ",."))
+    if hasattr(value, "__len__") and len(value) * keys > MAX_SORTED:
+        raise TemplateFailed(f"{name} takes at most {MAX_SORTED // keys} items")
+    environment: Sandbox = context.environment  # type: ignore[assignment]  # made by no other
+    environment.sorting(context["_meter"], name, value, attribute)
+    return value
+
+
+def _check_length(name: str, value: Any) -> None:
+    if name in SPLITTING and isinstance(value, str) and len(value) > MAX_SPLIT:
+        raise TemplateFailed(f"{name} takes at most {MAX_SPLIT} characters")
 
 
 def _own(item: Any, name: str, outer: Any) -> Any:

@@ -14,6 +14,12 @@ FILTERS = frozenset(
 # Where among its arguments a filter takes an attribute's name, which must be short: each part of it is a step.
 ATTRIBUTE_AT = {"sum": 0, "groupby": 0, "selectattr": 0, "rejectattr": 0, "join": 1, "sort": 2, "unique": 1}
 ATTRIBUTE_AT |= {"min": 1, "max": 1}
+# What looks at all of its input before it gives anything cannot be stopped: it gets no more than takes some 0.1 s.
+SORTING = frozenset("sort groupby dictsort".split())
+MAX_SORTED = 30_000  # items; half as many by two attributes
+COUNTING = frozenset("sum min max unique map select reject selectattr rejectattr".split())  # one item after another
+SPLITTING = frozenset("title wordcount fromjson split".split())
+MAX_SPLIT = 1_000_000  # characters
 _MAX_STRIPPED = 64
 _MAX_DIGITS = 15
 

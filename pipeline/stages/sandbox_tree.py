@@ -39,7 +39,7 @@ def _refuse_node(node: nodes.Node, filters: frozenset[str], tests: frozenset[str
         raise TemplateSyntaxError(f"{type(node).__name__.lower()!r} is not offered: a template stands alone", line)
     if isinstance(node, nodes.Name | nodes.Macro) and _reserved(node.name, built=built):
         raise TemplateSyntaxError(f"the name {node.name!r} is reserved", line)
-    if isinstance(node, nodes.Getattr) and isinstance(node.node, _PLAIN) and node.attr not in METHODS:
+    if built and isinstance(node, nodes.Getattr) and isinstance(node.node, _PLAIN) and node.attr not in METHODS:
         raise TemplateSyntaxError(f"{node.attr!r} of a constant is not offered", line)
     if isinstance(node, nodes.Filter) and node.name not in filters:
         raise TemplateSyntaxError(f"No filter named {node.name!r}", line)

@@ -209,8 +209,8 @@ class Workflow(Steps):
         return self._tree
 
     def definition(self, kinds: Collection[str] | None = None) -> Definition:
-        """Raises `DefinitionRefused` with all that is wrong with single keys. References, cycles and the rest are looked
-        at by `validate`, and where it is run."""
+        """Raises `DefinitionRefused` with all that is wrong with single keys. References, cycles and the rest are
+        looked at by `validate`, and where it is run."""
         source = read_tree(self._tree, kinds)
         source.raise_if_any()
         if source.definition is None:

@@ -16,6 +16,7 @@ from pipeline.workflow.errors import Fault
 from pipeline.workflow.faults import Text, faults_of, in_order
 from pipeline.workflow.gaps import Gaps
 from pipeline.workflow.json_schema import SchemaRefused, compile_schema
+from pipeline.workflow.patience import go_on
 from pipeline.workflow.plan import Plan
 from pipeline.workflow.planning import Draft, drafted
 from pipeline.workflow.ports import Catalog, Kind
@@ -128,6 +129,7 @@ class _Checks:
             self._scope(child)
 
     def _step(self, types: Types, path: Path, step: Any, values: Mapping[str, Any]) -> None:
+        go_on()
         add = self._problems.add
         whole = not self._problems.gaps.is_partial(path)
         for broken in broken_rules(step) if whole else ():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.workflow.run import Run
 
 Error = dict[str, Any]
+_SCALAR = frozenset({str, int, float, bool, type(None)})
 
 
 def described(failure: StepFailed, path: str) -> Error:
@@ -66,10 +67,11 @@ class Doing:
     """`record` is what is known of the step from before a restart. `attempt` is the number of the newest attempt, 0
     before the first one; `failures` how many failed. `dropped`: it no longer matters what becomes of it."""
 
-    __slots__ = ("_spent", "_turn", "attempt", "dropped", "failures", "frame", "node", "path", "timer")
+    __slots__ = ("_spent", "_turn", "attempt", "dropped", "failures", "frame", "node", "path", "run", "timer")
 
     def __init__(self, frame: "Frame", node: Node, record: StepRecord | None) -> None:
         self.frame = frame
+        self.run: Run = frame.run
         self.node = node
         self.path = frame.prefix + node.step.id
         self.attempt = 0 if record is None else record.attempt
@@ -78,10 +80,6 @@ class Doing:
         self.timer: asyncio.TimerHandle | None = None
         self._turn = -1
         self._spent = 0.0  # seconds of that turn, for values
-
-    @property
-    def run(self) -> "Run":
-        return self.frame.run
 
     def begin(self) -> None:
         """Starts it, or the next attempt, or goes on with what was interrupted."""
@@ -100,6 +98,11 @@ class Doing:
     def value(self, field: str, **local: Any) -> Any:
         """See `StepContext.value`. In one turn of the event loop all of its values together have the time that one
         may take."""
+        node = self.node
+        if field not in node.values and "." not in field:  # a constant, as most are, or not given
+            constant = getattr(node.step, field)
+            if constant.__class__ in _SCALAR:
+                return constant
         shared = self.run.shared
         if self._turn != shared.turns.number:
             self._turn, self._spent = shared.turns.number, 0.0

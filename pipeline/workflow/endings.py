@@ -54,9 +54,7 @@ def of_run(plan: Plan, frame: Frame, shared: Shared) -> Making:
     return Ending(RunState.COMPLETED if whole else RunState.PARTIAL, outputs, error)
 
 
-def _outputs(
-    plan: Plan, frame: Frame, shared: Shared
-) -> Generator[None, None, tuple[dict[str, Any], Error | None]]:
+def _outputs(plan: Plan, frame: Frame, shared: Shared) -> Generator[None, None, tuple[dict[str, Any], Error | None]]:
     """One that could not be made is null; the error then says why."""
     if not plan.outputs:
         return _last_values(frame), None

@@ -1,34 +1,41 @@
 """Who looks on: each watcher of a run gets every entry of its journal, in order and once, and tokens as they come.
 
 The engine tells the hub what it has written, and the hub puts it before the run's watchers. None of that waits: a
-watcher has room for so much, and one that is slower reads the journal again. Tokens are in no journal, so that what
-finds no room is left out, and counted.
+watcher has room for so much, and one that is slower reads the journal again (`pipeline.workflow.shelf`). Tokens are in
+no journal, so that what finds no room is left out, and counted. However many watch: only some of them go on in one turn
+of the event loop.
 """
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import msgspec
 
+from pipeline.workflow.errors import RunWatched, TooManyWatchers
 from pipeline.workflow.journal import (
     AnyEntry,
     Journal,
     Numbered,
     RunRecord,
-    StateChanged,
     StepCompleted,
     StepFailedFinally,
     StepSkipped,
 )
+from pipeline.workflow.shelf import BATCH, LARGE, Seen, Shelf
 from pipeline.workflow.views import Token
 
-ENTRIES_MAX = 1 << 18  # bytes of entries, as JSON, that wait for one watcher
-TEXT_MAX = 1 << 16  # characters of tokens
+__all__ = ["ENTRIES_MAX", "QUIET_S", "TEXT_MAX", "Hub", "Seen", "Watch"]
+
+ENTRIES_MAX = BATCH  # bytes of entries, as JSON, that wait for one watcher
+TEXT_MAX = 1 << 15  # characters of tokens
 QUIET_S = 10.0  # without news, until it is said that there are none
+WATCHERS_MAX = 1000  # in one process
+WATCHERS_OF_RUN = 64
+AT_A_TIME = 16  # watchers that go on in one turn of the event loop
 _LOOK_S = 1.0  # how often the journal is read for a run that another process executes
-_PAGE = 64  # entries read at once, fewer where they are large
+_RETRY_AFTER = 5.0
 _PATHS_MAX = 64  # steps of which it is counted what was left out
 _PIECE, _ENTRY = 32, 256  # what holding one costs besides its characters or bytes
 
@@ -36,16 +43,38 @@ _encode = msgspec.json.Encoder().encode
 _ENDS = (StepCompleted, StepFailedFinally, StepSkipped)
 
 
-class Seen(NamedTuple):
-    """An event of a run, with its JSON: an entry and its number, or a token (number 0)."""
+class Slices:
+    """Lets so many through in each turn of the event loop."""
 
-    number: int
-    entry: AnyEntry | Token
-    json: bytes
+    def __init__(self, at_a_time: int = AT_A_TIME) -> None:
+        self._at_a_time = self._left = at_a_time
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._scheduled = False
 
-    @property
-    def final(self) -> bool:
-        return isinstance(self.entry, StateChanged) and self.entry.state.final
+    async def turn(self) -> None:
+        self._schedule()
+        if self._left > 0 and not self._waiting:
+            self._left -= 1
+            return
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(called)
+        await called
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._scheduled = False
+        self._left = self._at_a_time
+        while self._waiting and self._left > 0:
+            called = self._waiting.popleft()
+            if not called.done():
+                called.set_result(None)
+                self._left -= 1
+        if self._left < self._at_a_time:
+            self._schedule()
 
 
 class Hub:
@@ -54,24 +83,36 @@ class Hub:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._watches: defaultdict[str, set[Watch]] = defaultdict(set)
+        self.watchers = 0
+        self.slices = Slices()
+        self.shelf = Shelf(journal, _hurry)
 
-    @property
-    def watchers(self) -> int:
-        return sum(map(len, self._watches.values()))
+    def check(self, run_id: str) -> None:
+        """Raises `TooManyWatchers` where there is no place for another one."""
+        if self.watchers >= WATCHERS_MAX:
+            raise TooManyWatchers("Too many watch runs here; come back later", retry_after=_RETRY_AFTER)
+        if len(self._watches.get(run_id, ())) >= WATCHERS_OF_RUN:
+            message = f"{WATCHERS_OF_RUN} watch this run, and no more can"
+            raise RunWatched(message, retry_after=_RETRY_AFTER)
 
     def watch(self, run: RunRecord, after: int, quiet: float = QUIET_S) -> "Watch":
         """Of everything after entry number `after`; one that the run has not come to counts as its newest. To be
-        closed."""
+        closed. Raises `TooManyWatchers`."""
+        self.check(run.id)
         watch = Watch(self, self._journal, run, min(after, run.last), quiet)
         self._watches[run.id].add(watch)
+        self.watchers += 1
         return watch
 
     def leave(self, watch: "Watch") -> None:
+        self.shelf.free(watch)
         watches = self._watches.get(watch.run_id)
-        if watches is not None:
+        if watches is not None and watch in watches:
             watches.discard(watch)
+            self.watchers -= 1
             if not watches:
                 del self._watches[watch.run_id]
+                self.shelf.forget(watch.run_id)
 
     def close(self) -> None:
         """Ends all watches. What they have not told yet is to be asked for again."""
@@ -88,16 +129,20 @@ class Hub:
         for number, entry in ((numbered.number, numbered.entry) for numbered in entries):
             willing = [watch for watch in watches if watch.wants(number)]
             if willing:
-                self._offer(willing, number, entry)
+                self._offer(run_id, willing, number, entry)
 
-    def _offer(self, watches: "list[Watch]", number: int, entry: AnyEntry) -> None:
+    def _offer(self, run_id: str, watches: "list[Watch]", number: int, entry: AnyEntry) -> None:
         try:
             seen = Seen(number, entry, _encode(entry))  # once for all
         except (UnicodeEncodeError, ValueError, TypeError):  # half a character: the journal has what became of it
             for watch in watches:
                 watch.fall_behind()
-        else:
-            for watch in watches:
+            return
+        self.shelf.put(run_id, seen)
+        for watch in watches:
+            if len(seen.json) > LARGE:
+                watch.fall_behind()  # it waits in one place, not with each of them
+            else:
                 watch.offer(seen)
 
     def text(self, run_id: str, path: str, attempt: int, text: str) -> None:
@@ -127,7 +172,8 @@ class _Text:
 class Watch:
     """One watcher's view of a run: iterating gives lists of events, an empty one after each `quiet` seconds without
     any. It ends when the run has ended, when another process has taken the run over, when the run is gone, or after
-    `close`. Raises `JournalFailed`."""
+    `close`. Raises `JournalFailed`. `hurry` is called where too much is being sent, and this one takes the least of it:
+    it is closed then, and what it has not taken is to be let go of."""
 
     def __init__(self, hub: Hub, journal: Journal, run: RunRecord, after: int, quiet: float) -> None:
         self.run_id = run.id
@@ -138,12 +184,13 @@ class Watch:
         self._last = after  # the newest entry that is in the queue or was taken
         self._heard = run.last  # the newest that there is, as far as we know
         self._behind = True  # the journal has what comes next
+        self._since = hub.shelf.moment
+        self.hurry: Callable[[], None] | None = None
         self._queue: deque[Seen | _Text] = deque()
         self._size = 0  # of its entries
         self._chars = 0  # of its tokens
         self._open: dict[str, _Text] = {}  # those that more can be added to, by path
         self._missed: dict[str, int] = {}
-        self._page = _PAGE
         self._over = run.state.final and after >= run.last  # nothing was left to see
         self._moved = False  # another process has taken the run
         self._closed = False
@@ -153,11 +200,11 @@ class Watch:
         return self
 
     async def __anext__(self) -> list[Seen]:
+        self._hub.shelf.free(self)
         while not (self._closed or self._over):
-            if self._queue:
-                return await self._taken(self._drain())
-            if self._behind:
-                if found := await self._read():
+            if self._queue or self._behind:
+                await self._hub.slices.turn()
+                if found := self._drain() if self._queue else await self._read():
                     return await self._taken(found)
             elif not await self._news():
                 await self._look()
@@ -165,6 +212,15 @@ class Watch:
                     return []
         self.close()
         raise StopAsyncIteration
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def progress(self) -> None:
+        """Some of what was taken has been sent; waits for a turn to send more."""
+        self._hub.shelf.progress(self)
+        await self._hub.slices.turn()
 
     def close(self) -> None:
         self._closed = True
@@ -222,25 +278,24 @@ class Watch:
         return found
 
     async def _read(self) -> list[Seen]:
-        """The next page of the journal. What is written meanwhile is in the next one."""
-        page = await self._journal.entries(self.run_id, self._last, self._page)
-        found = [Seen(each.number, each.entry, _encode(each.entry)) for each in page]
+        """What comes next in the journal. What is written meanwhile is read after that."""
+        found, whole = await self._hub.shelf.page(self.run_id, self._last, self._since)
         if found:
             self._last = found[-1].number
             for seen in found:
                 if isinstance(seen.entry, _ENDS):
                     self._missed.pop(seen.entry.path, None)
-        self._behind = len(found) == self._page or self._heard > self._last
-        if not found and self._behind:  # it says there is more, and there is not
+        self._behind = not whole or self._heard > self._last
+        if whole and not found and self._behind:  # it says there is more, and there is not
             await self._look()
-        size = sum(len(seen.json) for seen in found)
-        self._page = max(1, self._page // 8) if size > ENTRIES_MAX else min(_PAGE, self._page * 2)
         return found
 
     async def _taken(self, found: list[Seen]) -> list[Seen]:
         """Notices the run's end: its final entry, unless it went on after that."""
+        self._hub.shelf.take(self, self.run_id, found)
         if found[-1].final and not self._queue and self._heard <= self._last:
-            self._over = not await self._journal.entries(self.run_id, self._last, 1)
+            more, _ = await self._hub.shelf.page(self.run_id, self._last, self._since)
+            self._over = not more
             self._behind = not self._over
         return found
 
@@ -259,7 +314,7 @@ class Watch:
 
     async def _look(self) -> None:
         """Whether the run is still ours to tell of: usually the engine here executes it, or nobody does for now."""
-        run = await self._journal.run(self.run_id)
+        run = await self._journal.run(self.run_id, whole=False)
         if run is None:  # its time was up
             self._over = True
             return
@@ -272,6 +327,13 @@ class Watch:
     def _stir(self) -> None:
         if self._wake is not None:
             _settle(self._wake, True)
+
+
+def _hurry(who: object) -> None:
+    watch = cast(Watch, who)
+    watch.close()
+    if watch.hurry is not None:
+        watch.hurry()
 
 
 def _settle(wake: "asyncio.Future[bool]", news: bool) -> None:  # noqa: FBT001 - a callback

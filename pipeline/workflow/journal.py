@@ -16,7 +16,6 @@ import msgspec
 
 from pipeline.workflow.states import RunState
 
-
 RUN_MAX = 256 << 20  # bytes of one run: more is not taken
 
 
@@ -251,8 +250,8 @@ class Journal(Protocol):
         ...
 
     async def outline(self, run_id: str, most: int) -> list[Numbered]:
-        """All entries, without what is large: where one has more than `most` bytes, a `Left` stands for the step's value
-        and its fields are none; outputs and payloads are None."""
+        """All entries, without what is large: where one has more than `most` bytes, a `Left` stands for the step's
+        value and its fields are none; outputs and payloads are None."""
         ...
 
     async def histories(self, run_ids: Sequence[str]) -> dict[str, list[Numbered]]:

@@ -23,7 +23,18 @@ _PART_MAPS = ("properties", "patternProperties")
 _APART_MAPS = ("$defs", "definitions")
 # All that a schema of 2020-12 can say, and `definitions` of older ones.
 KEYWORDS = frozenset(
-    (*_SAME, *_SAME_LISTS, *_PART, *_PART_MAPS, *_APART_MAPS, "dependentSchemas", "prefixItems", "type", "enum", "const")
+    (
+        *_SAME,
+        *_SAME_LISTS,
+        *_PART,
+        *_PART_MAPS,
+        *_APART_MAPS,
+        "dependentSchemas",
+        "prefixItems",
+        "type",
+        "enum",
+        "const",
+    )
     + ("multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern")
     + ("maxItems", "minItems", "uniqueItems", "maxContains", "minContains", "maxProperties", "minProperties")
     + ("required", "dependentRequired", "format", "contentEncoding", "contentMediaType", "title", "description")

@@ -161,7 +161,7 @@ class Leaf(Doing):
     async def _handled(self, handler: Handler) -> Result:
         shared = self.run.shared
         await shared.turns.turn(self.run)
-        result = await handler(self.node.step, Context(self))
+        result = await handler(self.node.step, Context(self))  # type: ignore[arg-type]
         await shared.turns.turn(self.run)
         return values.checked(result, shared.section.max_value_bytes)
 

@@ -6,7 +6,7 @@ has to say, and tries again.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -90,6 +90,13 @@ class Ledger:
         else:
             then()
 
+    def close(self) -> None:
+        """Nothing is said any more. Nobody is told of anything either, once what is being written is: whom it would
+        tell holds this ledger, and both go at once when neither holds the other."""
+        self.closed = True
+        if not self._writing:
+            self._settled = self._trouble = self._lost = self._broke = self._posted = _nobody
+
     def nudge(self) -> None:
         """Writes, or settles, in the next turn: what happens until then goes with it."""
         if not (self._scheduled or self._writing or self.closed):
@@ -123,6 +130,8 @@ class Ledger:
             self._take_effect([*effects, *self._then])
             self._then.clear()
         self._writing = False
+        if self.closed:
+            self.close()
         self.nudge()
 
     def _take_effect(self, effects: list[Callable[[], None]]) -> None:
@@ -173,3 +182,7 @@ class Ledger:
             for one in found:
                 self._posted(one.entry)
             return found
+
+
+def _nobody(*_: Any) -> None:
+    """Is told."""

@@ -133,8 +133,9 @@ class _Loader:
             return self._alias(event, path)
         if self._places is not None:
             place = self._places.values.setdefault(path, self._begin(event))
-            if event.__class__ is ScalarEvent and event.end_mark.line > event.start_mark.line:
-                lines = self._lines[place[0] - 1 : event.end_mark.line + 1]
+            end = _place(event.end_mark)[0]
+            if event.__class__ is ScalarEvent and end > _place(event.start_mark)[0]:
+                lines = self._lines[place[0] - 1 : end]
                 self._places.blocks.setdefault(path, (place[0], lines, event.style == "|"))
         if event.tag is not None:
             hint = "leave the tag away; a text that looks like something else stands in quotes"

@@ -75,6 +75,5 @@ def named_routes(graph: Graph) -> Iterator[tuple[str, str]]:
             route = getattr(node.step, "route", None)
             if isinstance(route, str) and "route" not in node.values:
                 yield path, route
-            for inner in (node.body, None if node.other is None else node.other.graph):
-                if inner is not None:
-                    waiting.append((f"{path}/", inner))
+            if (inner := node.body or (node.other.graph if node.other is not None else None)) is not None:
+                waiting.append((f"{path}/", inner))

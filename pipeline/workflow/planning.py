@@ -12,6 +12,7 @@ from pipeline.workflow.fields import fields
 from pipeline.workflow.flat import BUILT_IN
 from pipeline.workflow.gaps import Gaps
 from pipeline.workflow.graphs import cycles, ordered, reversed_edges
+from pipeline.workflow.patience import go_on
 from pipeline.workflow.plan import Gate, Graph, Node, Plan
 from pipeline.workflow.problems import Path, Problems
 from pipeline.workflow.reach import Reach
@@ -145,6 +146,7 @@ class Draft:
     def _fields(self, scope: Scope, index: int, step: Any) -> dict[str, Compiled]:
         values: dict[str, Compiled] = {}
         for field in fields(step):
+            go_on()
             path = (*scope.path, index, *field.path)
             value = self._value(field.value, path, expression=field.expression)
             if isinstance(value, Compiled):

@@ -10,7 +10,7 @@ import structlog
 
 from pipeline.workflow import endings
 from pipeline.workflow.doing import Doing, Error, Leaving, described, timed_out
-from pipeline.workflow.errors import StepFailed
+from pipeline.workflow.errors import RunFull, StepFailed
 from pipeline.workflow.frame import Frame
 from pipeline.workflow.history import INTERRUPTED, History, StepRecord, blemishes, open_ones
 from pipeline.workflow.journal import AnyEntry, Lease, RunRecord, Signalled, StateChanged
@@ -39,6 +39,7 @@ class Run:
     """
 
     __slots__ = (
+        "_concluded",
         "_departing",
         "_ending",
         "_frame",
@@ -91,7 +92,7 @@ class Run:
         self._history = history
         self._frame: Frame | None = None
         self._held: deque[Callable[[], None]] | None = None
-        self._stalled = self._stopping = self._ending = self._departing = False
+        self._stalled = self._stopping = self._ending = self._concluded = self._departing = False
         self._timer: asyncio.TimerHandle | None = None
         self._left: asyncio.Future[None] | None = None
         self._ledger = Ledger(
@@ -275,6 +276,7 @@ class Run:
         leaving.gone()
 
     def _ended(self, state: RunState, because: str, outputs: Any, error: dict[str, Any] | None) -> None:
+        self._concluded = True
         entry = StateChanged(self.now(), state, because, outputs, error)
         self.queue(entry, partial(self._over, state))
 
@@ -290,7 +292,7 @@ class Run:
 
     def _leave(self) -> None:
         """It is no longer executed here."""
-        self._ledger.closed = True
+        self._ledger.close()
         self._ending = True
         self._disarm()
         self._frame = None
@@ -311,11 +313,22 @@ class Run:
 
     def _break(self, error: Exception) -> None:
         """A bug of ours must not leave a run hanging."""
+        if isinstance(error, RunFull):
+            self._overflow(error)
+            return
         log.error("run_broke", run=self.id, exc_info=error)
         if self._ending:
             self._abandon(self._leave)
         else:
             self.fail(described(StepFailed("internal", f"{type(error).__name__}: {error}"), ""))
+
+    def _overflow(self, error: RunFull) -> None:
+        """The journal takes no more of this run but how it ended."""
+        failure = described(StepFailed("too_large", error.message), "")
+        if self._concluded:
+            self._ended(RunState.FAILED, "", None, failure)
+        else:
+            self.fail(failure)
 
     def _abandon(self, then: Callable[[], None]) -> None:
         self._ending = True

@@ -81,9 +81,10 @@ class Runs:
         if history is not None:
             because = INTERRUPTED if history.interrupted else WOKEN if history.state is RunState.WAITING else ""
             self._shared.counters["runs_resumed"] += history.interrupted
-        seconds = 0.0 if history is None or because != INTERRUPTED else _delay(history.interruptions)
+        interruptions = history.interruptions if history is not None and history.interrupted else 0
+        seconds = _delay(interruptions)
         if seconds:
-            log.warning("run_delayed", run=record.id, seconds=seconds, interruptions=history.interruptions)
+            log.warning("run_delayed", run=record.id, seconds=seconds, interruptions=interruptions)
             run.begin_later(because, seconds)
         else:
             run.begin(because)

@@ -16,24 +16,26 @@ import msgspec
 from pipeline.core.errors import Forbidden, InvalidRequest
 from pipeline.workflow import inputs
 from pipeline.workflow.engine import Elsewhere, Engine
-from pipeline.workflow.errors import Conflict, DefinitionRefused, Fault, JournalFailed, UnknownRun, UnknownWorkflow
+from pipeline.workflow.errors import (
+    Conflict,
+    DefinitionRefused,
+    Fault,
+    JournalFailed,
+    UnknownRun,
+    UnknownStep,
+    UnknownWorkflow,
+)
 from pipeline.workflow.events import QUIET_S, Hub, Watch
 from pipeline.workflow.history import fold
-from pipeline.workflow.journal import Journal, Registered, RunRecord
-from pipeline.workflow.library import Definitions, Prepared, split
+from pipeline.workflow.journal import Journal, Left, Registered, RunRecord
+from pipeline.workflow.library import Definitions, Prepared, aside, split
 from pipeline.workflow.plan import Plan, named_routes
+from pipeline.workflow.showing import VALUE_MAX, place, shown, step_view, summary
 from pipeline.workflow.source import Media
 from pipeline.workflow.states import RunState
-from pipeline.workflow.views import (
-    RunList,
-    RunSummary,
-    RunView,
-    StartRun,
-    StepView,
-    WorkflowSummary,
-    WorkflowView,
-)
+from pipeline.workflow.views import RunList, RunSummary, RunView, StartRun, StepView, WorkflowSummary, WorkflowView
 
+_ENTRY = 200  # bytes of an entry that counts when it is decided where it is read
 TAKEN = frozenset({"validate"})  # names that the API's own paths have
 OPENING_S = 5.0  # that a request waits for the journal to be opened
 
@@ -117,20 +119,21 @@ class Service:
         *,
         run_id: str | None = None,
         routes: Collection[str] | None = None,
+        size: int = 0,
     ) -> tuple[RunSummary, bool]:
-        """The run, and whether it is new. `routes` are those that the caller may use, None: all. Raises
-        `DefinitionRefused`, `InputRefused`, `UnknownWorkflow`, `Conflict`, `TooManyRuns`, `InvalidRequest`, `Forbidden`
-        where a step names another route."""
+        """The run, and whether it is new. `size`: bytes of the request. `routes` are those that the caller may use,
+        None: all. Raises `DefinitionRefused`, `InputRefused`, `UnknownWorkflow`, `Conflict`, `TooManyRuns`,
+        `InvalidRequest`, `Forbidden` where a step names another route."""
         run_id = run_id or self.new_id(caller, idempotency_key)
-        digest = sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
-        if idempotency_key is not None and (known := await self._journal.run(run_id)) is not None:
+        digest = await aside(size, lambda: sha256(msgspec.json.encode(asked, order="sorted")).hexdigest())
+        if idempotency_key is not None and (known := await self._journal.run(run_id, whole=False)) is not None:
             if known.request_digest != digest:
                 raise Conflict("The Idempotency-Key came before with another request", param="Idempotency-Key")
-            return _summary(known), False
+            return summary(known), False
         made = await self._asked_for(asked)
         if routes is not None:
             _check_routes(made.plan, routes)
-        given = inputs.check(made.definition, asked.inputs)
+        given = await aside(size, lambda: inputs.check(made.definition, asked.inputs))
         now = time.time()
         record = RunRecord(
             run_id,
@@ -148,14 +151,27 @@ class Service:
             options=_options(asked),
         )
         run = await self._engine.submit(record, made.bundle)
-        return _summary(run), run.created_at == now
+        return summary(run), run.created_at == now
 
-    async def run(self, run_id: str, caller: str) -> RunView:
-        """With its steps. Raises `UnknownRun`."""
-        record = await self._own(run_id, caller)
-        history = fold(await self._journal.entries(run_id))
-        steps = [msgspec.convert(step, StepView, from_attributes=True) for step in history.steps.values()]
-        return RunView(**_shared(record), inputs=record.inputs, outputs=record.outputs, steps=steps)
+    async def run(self, run_id: str, caller: str, *, whole: bool = False) -> RunView:
+        """With its steps; `whole` with inputs and outputs of any size. Raises `UnknownRun`."""
+        record = await self._own(run_id, caller, whole=True)
+        entries = await self._journal.outline(run_id, VALUE_MAX)
+        return await aside(len(entries) * _ENTRY, lambda: shown(record, entries, whole=whole))
+
+    async def step(self, run_id: str, caller: str, path: str) -> StepView:
+        """One step of a run, with all that it came to. Raises `UnknownRun`, `UnknownStep`."""
+        await self._own(run_id, caller)
+        entries = await self._journal.outline(run_id, 0)
+        history = await aside(len(entries) * _ENTRY, lambda: fold(entries))
+        step, number = history.steps.get(path), place(entries, path)
+        if step is None:
+            raise UnknownStep(f"There is no step {path[:300]!r} in this run, or not yet", param="path")
+        if isinstance(step.value, Left) and number is not None:
+            (completed,) = await self._journal.entries(run_id, number - 1, 1)
+            step.value = getattr(completed.entry, "value", None)
+            step.fields = getattr(completed.entry, "fields", {})
+        return step_view(step)
 
     async def runs(
         self,
@@ -168,33 +184,33 @@ class Service:
     ) -> RunList:
         """The caller's, the newest first. `after`: a page's `next`."""
         page = await self._journal.runs(caller=caller, workflow=workflow, states=states, limit=limit, after=after)
-        return RunList([_summary(record) for record in page.runs], page.next)
+        return RunList([summary(record) for record in page.runs], page.next)
 
     async def pause(self, run_id: str, caller: str) -> RunSummary:
         await self._own(run_id, caller)
-        return _summary(await self._engine.pause(run_id))
+        return summary(await self._engine.pause(run_id))
 
     async def resume(self, run_id: str, caller: str) -> RunSummary:
         await self._own(run_id, caller)
-        return _summary(await self._engine.resume(run_id))
+        return summary(await self._engine.resume(run_id))
 
     async def cancel(self, run_id: str, caller: str, because: str = "") -> RunSummary:
         await self._own(run_id, caller)
-        return _summary(await self._engine.cancel(run_id, because))
+        return summary(await self._engine.cancel(run_id, because))
 
     async def retry(self, run_id: str, caller: str, step: str | None = None) -> RunSummary:
         await self._own(run_id, caller)
-        return _summary(await self._engine.retry(run_id, step))
+        return summary(await self._engine.retry(run_id, step))
 
     async def signal(self, run_id: str, caller: str, event: str, payload: object = None) -> RunSummary:
         await self._own(run_id, caller)
-        return _summary(await self._engine.signal(run_id, event, payload))
+        return summary(await self._engine.signal(run_id, event, payload))
 
     async def finished(self, run_id: str, caller: str) -> RunView:
         """The run, once it has ended; it is executed here."""
         await self._own(run_id, caller)
         await self._engine.finished(run_id)
-        return await self.run(run_id, caller)
+        return await self.run(run_id, caller, whole=True)
 
     # Watching.
 
@@ -202,7 +218,9 @@ class Service:
         self, run_id: str, caller: str, after: int = 0, *, here: bool = False, quiet: float = QUIET_S
     ) -> Watch | None:
         """All that happened after entry number `after`, and what happens (see `Watch`, which is to be closed); None
-        where that is nothing, and never will be. Raises `Elsewhere`, unless it is to be told of `here` all the same."""
+        where that is nothing, and never will be. Raises `Elsewhere`, unless it is to be told of `here` all the same,
+        and `TooManyWatchers`."""
+        self._hub.check(run_id)
         record = await self._own(run_id, caller)
         if not here and record.holder not in {"", self._journal.holder} and not record.state.final:
             raise Elsewhere(record.holder)
@@ -210,9 +228,9 @@ class Service:
             return None
         return self._hub.watch(record, after, quiet)
 
-    async def _own(self, run_id: str, caller: str) -> RunRecord:
+    async def _own(self, run_id: str, caller: str, *, whole: bool = False) -> RunRecord:
         """Raises `UnknownRun` for another's as for one that there never was."""
-        record = await self._journal.run(run_id)
+        record = await self._journal.run(run_id, whole=whole)
         if record is None or record.caller != caller:
             _unknown(run_id)
         return record
@@ -254,25 +272,6 @@ def _workflow(registered: Registered) -> WorkflowView:
         source=registered.source,
         definition=registered.bundle.main,
     )
-
-
-def _shared(record: RunRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "workflow": record.workflow,
-        "version": record.version,
-        "state": record.state,
-        "created_at": record.created_at,
-        "updated_at": record.updated_at,
-        "error": record.error,
-        "wake_at": record.wake_at,
-        "metadata": record.options.get("metadata", {}),
-        "last": record.last,
-    }
-
-
-def _summary(record: RunRecord) -> RunSummary:
-    return RunSummary(**_shared(record))
 
 
 def _options(asked: StartRun) -> dict[str, Any]:

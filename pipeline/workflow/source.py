@@ -49,9 +49,9 @@ class Source:
             self.definition = self.definition if markup.sound else None
         elif not faults:
             problems.append(Wrong(f"found {shown(markup.tree)}, expected a mapping with name and steps"))
-        said = {(fault.line, fault.column) for fault in faults if fault.line}
+        said = {_at(fault) for fault in faults}
         others = (self._fault(problem) for problem in problems)
-        self.faults: list[Fault] = _told([*faults, *(one for one in others if (one.line, one.column) not in said)])
+        self.faults: list[Fault] = _told([*faults, *(one for one in others if _at(one) not in said)])
 
     def place(self, where: Path, /, *, key: bool = False) -> tuple[int, int]:
         """Line and column, from 1, of what a path of the definition leads to (steps by index or by id), or else of
@@ -148,6 +148,10 @@ def _parsed(text: str, media: str | None, name: str) -> Markup:
         except NotJson:
             pass  # YAML has braces too
     return parse_yaml(text)
+
+
+def _at(fault: Fault) -> tuple[int, int] | str:
+    return (fault.line, fault.column) if fault.line else fault.where
 
 
 def _told(faults: list[Fault]) -> list[Fault]:

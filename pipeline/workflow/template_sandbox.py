@@ -5,11 +5,13 @@ from typing import Any, ClassVar
 
 from jinja2 import Undefined
 
-from pipeline.stages.sandbox import Meter, Sandbox
+from pipeline.stages.sandbox import Meter, Sandbox, TemplateFailed
 from pipeline.stages.sandbox_filters import FILTERS, OWN_FILTERS, default_or_null, entries
+from pipeline.stages.sandbox_parts import part_of
 from pipeline.workflow.template_values import json_text, plain, text_of, weigh
 
 _MORE = frozenset("groupby dictsort".split())
+MAX_COMPARED = 500_000  # characters of JSON of what is sorted, where it is not texts and numbers alone
 _MAX_INDENTED = 8  # an indented text is at most about this many times as long: it is made only if that is allowed
 
 
@@ -51,11 +53,32 @@ class WorkflowSandbox(Sandbox):
         weigh(value, _limit(meter), meter.tick)
         return meter.made(value)
 
+    def sorting(self, meter: Meter, name: str, value: Any, attribute: Any) -> None:
+        """Lists that begin alike take as long to compare as they are."""
+        if isinstance(value, dict):
+            keys = list(value.values())
+        elif attribute is None:
+            keys = value
+        else:
+            keys = [_at(item, path) for path in str(attribute).split(",") for item in value]
+        compared = [key for key in keys if isinstance(key, list | tuple | dict)]
+        if compared:
+            try:
+                weigh(compared, MAX_COMPARED, meter.tick)
+            except TemplateFailed:
+                raise TemplateFailed(f"{name} takes lists and objects of at most {MAX_COMPARED} characters") from None
+
     def sum_of(self, meter: Meter, left: Any, right: Any) -> Any:
         total = left + right
         if not isinstance(total, str):
             weigh(total, _limit(meter), meter.tick)
         return meter.made(total)
+
+
+def _at(item: Any, path: str) -> Any:
+    for key in path.split("."):
+        item = part_of(item, int(key) if key.isdecimal() else key)
+    return item
 
 
 def _limit(meter: Meter) -> int:

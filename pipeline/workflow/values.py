@@ -9,7 +9,12 @@ from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.ports import Result
 
 MAX_NESTING = 100  # lists and objects within each other
+# Of a value, whatever its size: making millions of small things keeps the event loop from all else.
+MAX_PARTS = 1_000_000  # items of lists; names and values of objects
+MAX_CONTAINERS = 100_000  # lists and objects
 _SHOWN = 80  # characters of a key in a message
+
+TOO_MANY = f"more than {MAX_PARTS} values, or than {MAX_CONTAINERS} lists and objects"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -37,6 +42,8 @@ def _checked(name: str, value: Any, max_bytes: int) -> tuple[Any, int]:
     """With its length as JSON."""
     if value is None or value is True or value is False:
         return value, 4
+    if _texts(value) > max_bytes:
+        raise StepFailed("too_large", f"the step's {name} is too large: more than {max_bytes} bytes as JSON")
     try:
         data = _encode(value)
     except (TypeError, ValueError, OverflowError, UnicodeEncodeError, RecursionError, msgspec.MsgspecError) as error:
@@ -45,12 +52,34 @@ def _checked(name: str, value: Any, max_bytes: int) -> tuple[Any, int]:
         raise StepFailed("too_large", f"the step's {name} is too large: {len(data)} bytes as JSON, {max_bytes} allowed")
     if type(value) is str:
         return value, len(data)
+    if too_many(data):
+        raise StepFailed("too_large", f"the step's {name} is too large: {TOO_MANY}")
     if data.count(b"[") + data.count(b"{") > MAX_NESTING:
         _check_depth(name, value)
     copy = _decode(data)
     if copy != value:
         _explain(name, value)
     return copy, len(data)
+
+
+def _texts(value: Any) -> int:
+    """Characters of the texts that it holds itself: enough to refuse large ones together before they are copied."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(len(one) for one in inner if type(one) is str)
+
+
+def too_many(data: bytes) -> bool:
+    """Whether a value, given as JSON, has more parts than are allowed. What is not JSON may be taken for such."""
+    if not _crowded(data):
+        return False
+    bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') > 2 * MAX_PARTS + 2:
+        return True
+    return _crowded(b"".join(bare.split(b'"')[::2]))  # without what stands in texts
+
+
+def _crowded(data: bytes) -> bool:
+    return data.count(b",") + data.count(b":") > MAX_PARTS or data.count(b"[") + data.count(b"{") > MAX_CONTAINERS
 
 
 def _check_depth(name: str, value: Any) -> None:

@@ -112,7 +112,8 @@ class RunList(Struct, frozen=True):
 class StepView(Struct, frozen=True, kw_only=True):
     """A step of a run that has begun or was skipped, by its `path`: its id, after those of the steps and turns that it
     is in (`each[3]/draft`). `fallback`: it failed, and `value` is what stands for it. `tolerated`: it failed, and the
-    run went on. `again_at`: when its next attempt begins; `wake_at` and `event`: what a wait waits for."""
+    run went on. `again_at`: when its next attempt begins; `wake_at` and `event`: what a wait waits for. `truncated`:
+    value and fields are large (`size` bytes, about) and left out in lists: the step's own address has them."""
 
     path: str
     state: StepState
@@ -128,14 +129,20 @@ class StepView(Struct, frozen=True, kw_only=True):
     again_at: float | None = None
     wake_at: float | None = None
     event: str | None = None
+    truncated: bool = False
+    size: int | None = None
 
 
 class RunView(RunSummary, frozen=True, kw_only=True):
-    """A run in full; its steps in the order in which they were first heard of."""
+    """A run in full; its steps in the order in which they were first heard of. `truncated`: which of inputs and outputs
+    are too large to be shown here (the run's last event has its outputs). `steps_missing`: so many more steps found no
+    room; its events tell of them."""
 
     inputs: Any = None
     outputs: Any = None
     steps: list[StepView] = field(default_factory=list)
+    truncated: list[Literal["inputs", "outputs"]] = field(default_factory=list)
+    steps_missing: int = 0
 
 
 class Token(Struct, frozen=True, tag_field="kind", tag="token", omit_defaults=True):

@@ -35,6 +35,12 @@ class Configured:
     def route_of(self, provider: str, model: str | None) -> str | None:
         return "echo" if provider == "echo" and model in {None, "echo"} else None
 
+    def allows(self, url: str) -> bool:
+        return "elsewhere" not in url
+
+    def files(self) -> bool:
+        return True
+
 
 class Shelf:
     """A library of what it is given."""
@@ -436,7 +442,7 @@ async def test_resolve_follows_calls() -> None:
     assert list(others) == ["one", "three", "two"]
     assert said(check(made, others=others)) == [
         ("steps.a.workflow", "workflow one calls itself: one → two → one"),
-        ("steps.b.workflow", "workflow missing: there is no such workflow"),
+        ("steps.b.workflow", "workflow missing: missing"),
         ("steps.c.workflow", "workflow refused: The workflow is not valid: steps.a: is wrong"),
         ("steps.d.workflow", "workflow main@1 calls itself: main → main"),
     ]

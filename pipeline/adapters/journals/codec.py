@@ -26,6 +26,7 @@ from pipeline.workflow.journal import (
 REFERENCE = 1  # to a value that is stored apart: its SHA-256
 _INTEGER = 2  # of more than 64 bits: its bytes
 
+_FINITE = frozenset([str, int, bool, type(None)])
 _encode = Encoder().encode
 # How the doubles that JSON lacks begin, after msgpack's mark. May also be found inside of other things.
 _SUSPECTS = (b"\xcb\x7f\xf8", b"\xcb\xff\xf8", b"\xcb\x7f\xf0", b"\xcb\xff\xf0")
@@ -108,8 +109,11 @@ def _check_finite(value: Any, where: str) -> None:
         for key, item in value.items():
             _check_finite(item, f"{where}.{key}")
     elif isinstance(value, list | tuple):
+        if set(map(type, value)) == {float} and all(map(math.isfinite, value)):  # most of a value that is large
+            return
         for index, item in enumerate(value):
-            _check_finite(item, f"{where}[{index}]")
+            if type(item) not in _FINITE:
+                _check_finite(item, f"{where}[{index}]")
 
 
 _plain: Decoder[Any] = Decoder(ext_hook=extension)

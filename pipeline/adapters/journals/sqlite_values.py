@@ -2,11 +2,12 @@
 
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec.msgpack import Ext
+from msgspec.msgpack import Decoder, Ext
 
 from pipeline.adapters.journals import codec
 from pipeline.workflow.journal import AnyEntry, RunRecord
@@ -92,36 +93,36 @@ class Values:
         self.taken = 0
         self._run = 0
         self._apart = 0  # bytes of values that stand apart
-        self._outlines = codec.decoder_of(AnyEntry, self._measured)
-        self._entries = codec.decoder_of(AnyEntry, self._extension)
-        self._endings = codec.decoder_of(Ending, self._extension)
-        self._values = codec.decoder_of(Any, self._extension)
 
     def entry(self, run: int, body: bytes) -> AnyEntry:
-        self._run = run
         self.taken += len(body)
-        entry: AnyEntry = self._entries.decode(body)
+        entry: AnyEntry = self._decoded(_entries, run, body)
         return entry
 
     def outline(self, run: int, body: bytes, most: int) -> AnyEntry:
         """As `Journal.outline` has it; what stands apart is read only where it is to be shown."""
-        self._run, self._apart = run, 0
-        entry: AnyEntry = self._outlines.decode(body)
+        self._apart = 0
+        entry: AnyEntry = self._decoded(_outlines, run, body)
         size = len(body) + self._apart
         if size > most:
             return codec.outlined(entry, size)
         return self.entry(run, body) if self._apart else entry
 
     def ending(self, run: int, body: bytes) -> Ending:
-        self._run = run
-        ending: Ending = self._endings.decode(body)
+        ending: Ending = self._decoded(_endings, run, body)
         return ending
 
     def value(self, run: int, data: bytes) -> Any:
-        self._run = run
-        return self._values.decode(data)
+        return self._decoded(_values, run, data)
 
-    def _extension(self, code: int, data: memoryview) -> Any:
+    def _decoded(self, decoder: "Decoder[Any]", run: int, data: bytes) -> Any:
+        self._run, _reading.values = run, self
+        try:
+            return decoder.decode(data)
+        finally:
+            _reading.values = None
+
+    def extension(self, code: int, data: memoryview) -> Any:
         if code != codec.REFERENCE:
             return codec.extension(code, data)
         parts = self._connection.execute(
@@ -131,9 +132,9 @@ class Values:
             raise sqlite3.DatabaseError("a stored value is missing")
         whole = b"".join(part for (part,) in parts)
         self.taken += len(whole)
-        return self._values.decode(whole)
+        return _values.decode(whole)
 
-    def _measured(self, code: int, data: memoryview) -> Any:
+    def measured(self, code: int, data: memoryview) -> Any:
         if code != codec.REFERENCE:
             return codec.extension(code, data)
         (size,) = self._connection.execute(
@@ -141,6 +142,32 @@ class Values:
         ).fetchone()
         self._apart += int(size)
         return None
+
+
+class _Reading(threading.local):
+    """Who is decoding in this thread. Decoders are the same for all: each of its own would refer to it and be referred
+    to by it, and stay until such circles are looked for."""
+
+    values: Values | None = None
+
+
+_reading = _Reading()
+
+
+def _extension(code: int, data: memoryview) -> Any:
+    assert _reading.values is not None  # noqa: S101 - nobody else decodes with these
+    return _reading.values.extension(code, data)
+
+
+def _measured(code: int, data: memoryview) -> Any:
+    assert _reading.values is not None  # noqa: S101 - as above
+    return _reading.values.measured(code, data)
+
+
+_outlines = codec.decoder_of(AnyEntry, _measured)
+_entries = codec.decoder_of(AnyEntry, _extension)
+_endings = codec.decoder_of(Ending, _extension)
+_values = codec.decoder_of(Any, _extension)
 
 
 def made_of(run: RunRecord) -> bytes:

@@ -27,9 +27,9 @@ class Ended(click.ClickException):
         self.__dict__["exit_code"] = status  # click declares it for the class
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Each line says that it is an error: there may be several."""
+        """Each line says that it is an error, but for remarks in brackets: there may be several."""
         for line in self.format_message().splitlines():
-            click.echo(f"Error: {line}", file=file, err=file is None)
+            click.echo(line if line.startswith("(") else f"Error: {line}", file=file, err=file is None)
 
 
 def status_of(state: RunState) -> int:

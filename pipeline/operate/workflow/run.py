@@ -15,7 +15,6 @@ from pipeline.operate.workflow.remote import goes_on, report, watched
 from pipeline.operate.workflow.shown import as_json as indented
 from pipeline.operate.workflow.shown import showing
 from pipeline.workflow.client import WorkflowClient
-from pipeline.workflow.errors import Fault
 from pipeline.workflow.states import RunState
 from pipeline.workflow.views import RunView
 
@@ -151,14 +150,12 @@ def _valid(found: Checked, file: Path, config_file: Path | None) -> Checked:
     if not found.faults:
         return found
     lines = exits.told(found.faults, file)
-    if config_file is None and not os.environ.get("HEADGATE_CONFIG") and any(map(_is_configured, found.faults)):
-        lines.append("(without --config there are the routes echo and extractive, and nothing outside is allowed)")
+    if config_file is None and not os.environ.get("HEADGATE_CONFIG"):
+        if any(fault.message.startswith(("there is no route", "no route leads to")) for fault in found.faults):
+            lines.append("(without --config there are the routes echo and extractive)")
+        if any("workflows." in fault.message for fault in found.faults):
+            lines.append("(without --config no host may be called and no file written)")
     raise exits.Ended("\n".join(lines), exits.REFUSED)
-
-
-def _is_configured(fault: Fault) -> bool:
-    """Whether another configuration may make it right."""
-    return "workflows." in fault.message or fault.message.startswith(("there is no route", "no route leads to"))
 
 
 def _told(view: RunView, output: Path | None, *, as_json: bool, quiet: bool) -> None:

@@ -57,7 +57,9 @@ def _checked(file: Path, config_file: Path | None, *, no_routes: bool) -> Checke
 
 
 def _tell(file: Path, one: Checked) -> None:
-    if one.faults:
+    if one.faults and one.definition is None and not one.text:
+        click.echo(f"Error: {one.faults[0].message}", err=True)
+    elif one.faults:
         click.echo("\n".join(exits.told(one.faults, file)), err=True)
         click.echo(f"{file}: {_counted(len(one.faults), 'problem')}", err=True)
     elif one.plan is not None:

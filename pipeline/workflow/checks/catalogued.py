@@ -8,7 +8,6 @@ from pipeline.workflow.definition import ActionStep, EmbedStep, LlmStep, VectorS
 from pipeline.workflow.ports import Catalog
 from pipeline.workflow.problems import Path, Problems, listed
 
-
 _HOST = re.compile(r"(https?://[^/?#\s{}]+)(?:[/?#]|\Z)", re.IGNORECASE)
 
 
@@ -41,7 +40,8 @@ class Catalogued:
         assert self._catalog is not None  # noqa: S101 - the caller has looked
         if step.action == "file_write" and not self._catalog.files():
             self._problems.add((*path, "action"), "no files may be written: workflows.files_dir is not set")
-        host = _HOST.match(step.url) if isinstance(step.url, str) else None
+        calls = step.action in {"http_request", "webhook"} and isinstance(step.url, str)
+        host = _HOST.match(str(step.url)) if calls else None
         if host is not None and not self._catalog.allows(host[1]):
             shown = host[1].partition("://")[2].rpartition("@")[2]
             self._problems.add((*path, "url"), f"the host {shown[:200]} is not among those of workflows.hosts")

@@ -15,6 +15,7 @@ from pipeline.workflow.definition import ActionStep
 from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.ports import Result, StepContext
 from pipeline.workflow.steps import values
+from pipeline.workflow.values import TOO_MANY, too_many
 
 _PASSING = frozenset({408, 425, 429})  # and 5xx: another attempt may be answered otherwise
 _LONGEST = 86_400.0  # seconds: no Retry-After is waited for longer
@@ -22,7 +23,7 @@ _SHOWN = 1000  # characters of an answer in the error's details
 _JSON = "application/json"
 # Of Python's other codecs some are no charsets, and some take the square of a text's length.
 _CHARSET = re.compile(
-    r"us-ascii|ascii|utf-?8|utf-?16(?:[lb]e)?|utf-16-?[lb]e|latin-?1|iso-8859-(?:[1-9]|1[013-6])|windows-125[0-8]"
+    r"us-ascii|ascii|utf-?8|utf-?16|utf-16-?[lb]e|latin-?1|iso-8859-(?:[1-9]|1[013-6])|windows-125[0-8]"
 ).fullmatch
 
 
@@ -102,6 +103,8 @@ def _answer(kind: str, body: bytes) -> Any:
     essence, _, options = kind.partition(";")
     essence = essence.strip().lower()
     if essence == _JSON or essence.endswith("+json"):
+        if too_many(body):
+            raise StepFailed("too_large", f"the answer is too large: {TOO_MANY}")
         try:
             return msgspec.json.decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError):

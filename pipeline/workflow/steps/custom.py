@@ -21,7 +21,8 @@ _log = structlog.get_logger("headgate.workflow")
 
 def custom_kinds(found: Iterable[EntryPoint] | None = None) -> Mapping[str, Kind]:
     """By the name of the type. Of one that cannot be used checks tell what is wrong with it (`Kind.problem`), and steps
-    of its type fail with that. A name that is a built-in type's, or no name, is only logged. `found`: else what is installed."""
+    of its type fail with that. A name that is a built-in type's, or no name, is only logged. `found`: else what is
+    installed."""
     kinds: dict[str, Kind] = {}
     given = list(entry_points(group=GROUP)) if found is None else list(found)
     for entry in given:

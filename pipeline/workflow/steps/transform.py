@@ -19,7 +19,8 @@ A match of `regex` is its `group`; without that: all its text where the pattern 
 one, a list of them where it has several, an object where they have names.
 
 Small inputs are worked on at once, large ones in a thread, in steps that let others run, and no longer than
-`SECONDS`, a `regex` no longer than `REGEX_SECONDS`. All raise `StepFailed`: `invalid_input` for a wrong type, `too_large` and `timeout` for the limits.
+`SECONDS`, a `regex` no longer than `REGEX_SECONDS`. All raise `StepFailed`: `invalid_input` for a wrong type,
+`too_large` and `timeout` for the limits.
 """
 
 from collections.abc import Callable

@@ -27,6 +27,12 @@ class Routes:
     def route_of(self, provider: str, model: str | None) -> str | None:
         return self._routes.get((provider, model))
 
+    def allows(self, url: str) -> bool:
+        return url == "http://allowed.test"
+
+    def files(self) -> bool:
+        return False
+
 
 class Context:
     """A `StepContext`. `filled` are fields (dotted) whose templates have been filled in."""

@@ -86,11 +86,16 @@ async def test_one_that_is_broken_keeps_nobody_from_starting(installed: Path, va
     package(installed, "mixed", bad=value, shout="wf_shouting:shouting")
     with capture_logs() as lines:
         kinds = custom_kinds()
+        assert lines == []  # nobody has asked for it
+        with pytest.raises(StepFailed) as caught:
+            await run(kinds["bad"])
+        with pytest.raises(StepFailed):
+            await run(kinds["bad"])
     (line,) = lines
     assert (line["event"], line["log_level"], line["type"]) == ("workflow_step_type_unusable", "warning", "bad")
     assert reason in line["reason"]
-    with pytest.raises(StepFailed) as caught:
-        await run(kinds["bad"])
+    assert reason in kinds["bad"].problem
+    assert kinds["shout"].problem == ""
     assert (caught.value.kind, caught.value.retryable) == ("unusable_type", False)
     assert reason in caught.value.message
     assert (await run(kinds["shout"], text="a")).value == "A"

@@ -16,6 +16,7 @@ Point = tuple[float, float]
 
 _GAP_X = 28.0
 _GAP_Y = 46.0
+LABEL = 24.0  # of the way down to a step, where there is a label
 _PAD = 18.0
 _HEAD = 44.0  # of a box with steps inside
 _HEIGHT = 46.0
@@ -41,7 +42,8 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class Wire(msgspec.Struct, frozen=True):
-    """Straight down between the points of each pair, curved from pair to pair."""
+    """Straight down between the points of each pair, curved from pair to pair; one with a label is straight too where
+    that stands, in the last `LABEL` of its first curve."""
 
     link: Link
     points: tuple[Point, ...]
@@ -82,7 +84,7 @@ def layout(drawn: Sketch, top: float = _PAD) -> Drawing:
 
 def _sizes(drawn: Sketch, inner: Sequence[Drawing | None]) -> list[Point]:
     """A gated step is at least as wide as what stands on the link to it."""
-    labels: Mapping[int, float] = {link.end: _long(link.label) for link in drawn.links if link.label}
+    labels: Mapping[int, float] = {link.end: long(link.label) for link in drawn.links if link.label}
     return [
         _size(shape, labels.get(place, 0.0), inside)
         for place, (shape, inside) in enumerate(zip(drawn.shapes, inner, strict=True))
@@ -90,7 +92,7 @@ def _sizes(drawn: Sketch, inner: Sequence[Drawing | None]) -> list[Point]:
 
 
 def _size(shape: Shape, label: float, inside: Drawing | None) -> Point:
-    title, kind, note = _long(shape.title) * _TITLE, _long(shape.kind), _long(shape.note)
+    title, kind, note = long(shape.title) * _TITLE, long(shape.kind), long(shape.note)
     if inside is not None:
         return max(inside.width, max(title + kind + 10, label, note) + 2 * _PAD), inside.height
     pointed = 2 * _PAD if shape.kind == "branch" else 0.0
@@ -98,7 +100,7 @@ def _size(shape: Shape, label: float, inside: Drawing | None) -> Point:
     return max(_MIN_WIDTH, width), _HEIGHT_WITH_NOTE if shape.note else _HEIGHT
 
 
-def _long(text: str) -> float:
+def long(text: str) -> float:
     """About how many pixels: whoever looks at it has a font of their own."""
     wide, narrow = sum(letter in _WIDE for letter in text), sum(letter in _NARROW for letter in text)
     capital = sum(letter.isupper() or not letter.isascii() for letter in text)
@@ -216,17 +218,19 @@ def _drawing(
     every = [item for layer in layers for item in layer]
     left = min((item.x - item.width / 2 for item in every), default=0.0) - _PAD
     width = max((item.x + item.width / 2 for item in every), default=0.0) - left + _PAD
+    labelled = {chain[0].layer for link, chain in zip(drawn.links, chains, strict=True) if link.label}
+    gaps = [_GAP_Y + (LABEL if number in labelled else 0.0) for number in range(len(layers))]
     tops, y = [], top
-    for layer in layers:
+    for layer, gap in zip(layers, gaps, strict=True):
         tops.append(y)
-        y += max(item.height for item in layer) + _GAP_Y
-    ends = [*(start - _GAP_Y for start in tops[1:]), y - _GAP_Y]
+        y += max(item.height for item in layer) + gap
+    ends = [start - gap for start, gap in zip([*tops[1:], y], gaps, strict=True)]
     boxes = tuple(
         Placed(shape, item.x - item.width / 2 - left, tops[item.layer], item.width, item.height, inside)
         for shape, item, inside in zip(drawn.shapes, items, inner, strict=True)
     )
     wires = tuple(Wire(link, _points(chain, left, tops, ends)) for link, chain in zip(drawn.links, chains, strict=True))
-    return Drawing(width, max(y - _GAP_Y, top) + _PAD, boxes, wires)
+    return Drawing(width, max(ends[-1] if ends else top, top) + _PAD, boxes, wires)
 
 
 def _points(chain: Sequence[Item], left: float, tops: Sequence[float], ends: Sequence[float]) -> tuple[Point, ...]:

@@ -11,6 +11,7 @@ from pipeline.workflow.plan import Gate, Graph, Node, Plan
 from pipeline.workflow.states import StepState
 
 _TURN = re.compile(r"\[\d+\]")  # of a map, a reduce or a loop
+_BRACES = re.compile(r"\s*\{\{-?((?:(?!\}\}).)*?)-?\}\}\s*", re.DOTALL)
 _LABEL_CHARS = 30
 _TITLE_CHARS = 40
 # What stands for many: the first of these that there is.
@@ -113,7 +114,7 @@ def _about(step: object) -> str:
         if isinstance(said := getattr(step, name, None), str) and "{{" not in said:
             return shortened(said, _LABEL_CHARS)
     if (condition := getattr(step, "condition", None)) is not None:
-        return shortened(f"if {condition}", _LABEL_CHARS)
+        return shortened(f"if {_bare(str(condition))}", _LABEL_CHARS)
     return ""
 
 
@@ -130,8 +131,16 @@ def _label(graph: Graph, node: Node, need: int) -> str:
 
 
 def _case(cases: list[Case], gate: Gate) -> str:
-    names = ["default" if case == "default" else str(cases[int(case)].when) for case in sorted(gate.cases, key=str)]
+    names = [
+        "default" if case == "default" else _bare(str(cases[int(case)].when)) for case in sorted(gate.cases, key=str)
+    ]
     return shortened(" or ".join(names), _LABEL_CHARS)
+
+
+def _bare(expression: str) -> str:
+    """Without the braces that it may have around it."""
+    whole = _BRACES.fullmatch(expression)
+    return whole[1] if whole else expression
 
 
 def shortened(text: str, length: int) -> str:

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from html import escape
 
-from pipeline.operate.workflow.drawing.layout import Drawing, Placed, Point, Wire, layout
+from pipeline.operate.workflow.drawing.layout import LABEL, Drawing, Placed, Point, Wire, layout, long
 from pipeline.operate.workflow.drawing.sketch import Sketch
 
 _STYLE = """
 text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: #555; text-anchor: middle }
 .title { font-weight: 600; font-size: 13px; fill: #222 }
 .head text { text-anchor: start }
-.label { font-size: 11.5px; fill: #444; stroke: #fff; stroke-width: 4px; paint-order: stroke }
+.label { font-size: 11.5px; fill: #444 } .paper { fill: #fff }
 .box { fill: #fff; stroke: #8a8f98; stroke-width: 1.3 }
 .around { fill: #f7f8fa; stroke: #b4b9c2; stroke-width: 1.3 }
 .wire { fill: none; stroke: #8a8f98; stroke-width: 1.4; marker-end: url(#arrow) }
@@ -29,7 +29,8 @@ _ARROW = (
     '<path d="M0 0L10 5L0 10z" fill="#8a8f98"/></marker>'
 )
 _INSET = 18.0  # of a heading
-_LABEL_AT = 12.0  # above where a link ends its first curve
+_LABEL_AT = 12.0  # above where a link with a label ends: its base line
+_PAPER = 14.0  # behind it: its height
 
 
 def svg(drawn: Sketch, title: str) -> str:
@@ -100,17 +101,25 @@ def _wire(wire: Wire) -> str:
     path = [f"M{_pair(points[0])}", f"L{_pair(points[1])}"]
     for place in range(1, len(points) - 1, 2):
         begin, end = points[place], points[place + 1]
+        end = (end[0], end[1] - LABEL) if place == 1 and wire.link.label else end
         middle = (begin[1] + end[1]) / 2
         path.append(f"C{_pair((begin[0], middle))} {_pair((end[0], middle))} {_pair(end)}")
+        if end != points[place + 1]:
+            path.append(f"L{_pair(points[place + 1])}")
         if place + 2 < len(points):
             path.append(f"L{_pair(points[place + 2])}")
     return f'<path class="wire" d="{"".join(path)}"/>'
 
 
 def _label(wire: Wire) -> str:
-    """Where its first curve ends: links of one branch are apart there."""
+    """Where its first curve has ended: links of one branch are apart there. It hides its own line only."""
     x, y = wire.points[2]
-    return f'<text class="label" x="{_number(x)}" y="{_number(y - _LABEL_AT)}">{_text(wire.link.label)}</text>'
+    width = long(wire.link.label) + 4
+    left, up = _number(x - width / 2), _number(y - _LABEL_AT - _PAPER + 3)
+    return (
+        f'<rect class="paper" x="{left}" y="{up}" width="{_number(width)}" height="{_number(_PAPER)}"/>'
+        f'<text class="label" x="{_number(x)}" y="{_number(y - _LABEL_AT)}">{_text(wire.link.label)}</text>'
+    )
 
 
 def _pair(point: Point) -> str:
