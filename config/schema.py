@@ -494,7 +494,7 @@ class WorkflowsSection(Section, frozen=True, kw_only=True):
     max_value_bytes: Bytes = 16_777_216  # of what one step comes to, as JSON
     inline_value_bytes: Bytes = 4096  # larger values are stored apart, and once
     template_max_chars: Count = 1_000_000
-    template_timeout_ms: Milliseconds = 1000
+    template_timeout_ms: Milliseconds = 100
     hosts: list[AllowedHost] = field(default_factory=list)
     files_dir: Folder | None = None
     action_timeout_ms: Milliseconds = 30_000

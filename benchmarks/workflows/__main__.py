@@ -19,9 +19,10 @@ def rows(part: str, found: Figures) -> list[Row]:
     """The figures of a part beside their targets."""
     match part:
         case "validate":
+            note = f"of CPU; {found['validate_filters_ms']:.0f} ms where each has two expressions with a filter"
             return [
                 Row("1,000 steps read, checked and planned", found["validate_1000_ms"], "ms", most=100),
-                Row("10,000 steps read, checked and planned", found["validate_10000_ms"], "ms", most=1000),
+                Row("10,000 steps read, checked and planned", found["validate_10000_ms"], "ms", most=1000, note=note),
             ]
         case "steps-memory" | "steps-sqlite":
             memory = part == "steps-memory"
@@ -37,7 +38,11 @@ def rows(part: str, found: Figures) -> list[Row]:
                 )
             ]
         case "throughput":
-            return [Row("runs of five steps in SQLite", found["runs_per_s"], "/s", least=200, note="100 at once")]
+            note = f"100 at once; {found['inline_per_s']:.0f} where each request has the definition in it"
+            return [Row("runs of five steps in SQLite", found["runs_per_s"], "/s", least=200, note=note)]
+        case "turns":
+            note = f"p99 {found['p99_ms']:.2f} ms, longest {found['longest_cpu_ms']:.1f} ms of CPU; SQLite"
+            return [Row("longest turn of the loop, 100 runs at once", found["longest_ms"], "ms", most=20, note=note)]
         case "ready":
             note = f"p50 {found['p50_ms']:.2f} ms; 200 runs of five steps a second, SQLite"
             return [Row("a ready step starts after, p99", found["p99_ms"], "ms", most=10, note=note)]

@@ -1,9 +1,10 @@
 """The engine as the daemon has it, in this process: real pipeline with `echo`, real journal."""
 
 import asyncio
+import gc
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from config.schema import Config, WorkflowsSection
 from pipeline.adapters.journals.memory import MemoryJournal
 from pipeline.adapters.journals.sqlite import SqliteJournal
 from pipeline.core.ports import Hooks
+from pipeline.process.shard import _GC_THRESHOLD
 from pipeline.wiring import Pipeline, build
 from pipeline.wiring.workflows import Workflows, build_workflows
 from pipeline.workflow.journal import Journal
@@ -27,6 +29,9 @@ CONFIG = {
 }
 
 
+CALLER = "-"
+
+
 class Bench:
     """A pipeline and an engine that run."""
 
@@ -34,14 +39,20 @@ class Bench:
         self.pipeline = pipeline
         self.workflows = workflows
 
-    async def start(self, definition: dict[str, Any], inputs: dict[str, Any] | None = None) -> RunSummary:
-        body = StartRun(definition=definition, inputs=inputs or {})
-        record, _ = await self.workflows.service.start(body, "-", 2, None)
+    async def register(self, definition: dict[str, Any]) -> str:
+        """What runs of it are started by: read and checked once, as workflows that are run often are."""
+        view, _ = await self.workflows.service.register(msgspec.json.encode(definition), "json", CALLER)
+        return f"{view.name}@{view.version}"
+
+    async def start(self, workflow: str | dict[str, Any]) -> RunSummary:
+        """By its name, or by a definition that comes with the request, and is read and checked with it."""
+        body = StartRun(workflow=workflow) if isinstance(workflow, str) else StartRun(definition=workflow)
+        record, _ = await self.workflows.service.start(body, CALLER, 2, None)
         return record
 
-    async def run(self, definition: dict[str, Any], inputs: dict[str, Any] | None = None) -> str:
+    async def run(self, workflow: str | dict[str, Any]) -> str:
         """Returns how it ended."""
-        record = await self.start(definition, inputs)
+        record = await self.start(workflow)
         return (await self.workflows.engine.finished(record.id)).state
 
 
@@ -65,10 +76,25 @@ async def running(kind: str, folder: Path) -> AsyncIterator[Bench]:
     workflows = build_workflows(config, pipeline, journal=journal(kind, folder, config.workflows), kinds=KINDS)
     await workflows.start()
     try:
-        yield Bench(pipeline, workflows)
+        with _collecting():
+            yield Bench(pipeline, workflows)
     finally:
         await workflows.stop(0.0)
         await pipeline.aclose()
+
+
+@contextmanager
+def _collecting() -> Iterator[None]:
+    """Garbage as a shard does it."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def chain(steps: int, name: str = "chain") -> dict[str, Any]:

@@ -30,6 +30,7 @@ SCHEMAS: tuple[type[msgspec.Struct], ...] = (
     views.WorkflowView,
     views.RunList,
     views.RunView,
+    views.StepView,
     views.WorkflowError,
     *_RUN_EVENTS,
     *_STEP_EVENTS,
@@ -44,6 +45,7 @@ _ANYWHERE = {
     "401": UNAUTHORIZED,
     "431": "The head is too large.",
     "500": "The server failed on this request.",
+    "429": "As much as is allowed is being done already. Come back after `Retry-After`.",
     "503": "There is no room, the journal cannot be used now, or the server stops. Come back after `Retry-After`.",
 }
 _WITH_BODY = {
@@ -54,6 +56,7 @@ _WITH_BODY = {
 }
 _NO_WORKFLOW = "There is no such workflow, or workflows are not enabled."
 _NO_RUN = "There is no such run, or it is another key's, or workflows are not enabled."
+_PATH = "The step's path, as `each[3]/draft`; its slashes may be sent as they are."
 _NOT_ENABLED = "Workflows are not enabled."
 _NOT_NOW = "The run's state does not allow it."
 
@@ -69,6 +72,7 @@ def paths() -> Object:
         },
         "/v1/runs": {"get": _runs(), "post": _start()},
         "/v1/runs/{id}": {"get": _operation("getRun", "A run with its steps.", "RunView", run, {"404": _NO_RUN})},
+        "/v1/runs/{id}/steps/{path}": {"get": _step()},
         "/v1/runs/{id}/events": {"get": _events()},
         "/v1/runs/{id}/pause": {"post": _change("pauseRun", "Steps under way end, no more are started.")},
         "/v1/runs/{id}/resume": {"post": _change("resumeRun", "A paused run goes on.")},
@@ -169,6 +173,17 @@ def _start() -> Object:
     operation["responses"]["200"]["description"] = "A request with this Idempotency-Key has started this run before."
     operation["responses"]["201"] = {**operation["responses"]["200"], "description": "The run is started."}
     return operation | {"requestBody": body("StartRun")}
+
+
+def _step() -> Object:
+    given = [_parameter("RunId"), _in("path", "path", _PATH, {"type": "string", "minLength": 1})]
+    return _operation(
+        "getStep",
+        "A step of a run with all that it came to.",
+        "StepView",
+        given,
+        {"404": f"{_NO_RUN} Or no such step."},
+    )
 
 
 def _events() -> Object:

@@ -28,6 +28,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 
 _SMALL = 65_536  # bytes of a body that the event loop reads itself
+_FEW = 32  # steps of a run that it writes down itself
 
 _decode_start = msgspec.json.Decoder(StartRun)
 _decode_cancel = msgspec.json.Decoder(CancelRun)
@@ -104,7 +105,7 @@ class Answers:
 
     async def _run(self, request: Request) -> Response:
         run = await self._service.run(request.target.names[0], request.caller.name)
-        return await _large(request, run)
+        return _json(request, run) if len(run.steps) < _FEW else await _large(request, run)
 
     async def _step(self, request: Request) -> Response:
         run_id, path = request.target.names

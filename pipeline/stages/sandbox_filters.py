@@ -19,7 +19,7 @@ SORTING = frozenset("sort groupby dictsort".split())
 MAX_SORTED = 30_000  # items; half as many by two attributes
 COUNTING = frozenset("sum min max unique map select reject selectattr rejectattr".split())  # one item after another
 SPLITTING = frozenset("title wordcount fromjson split".split())
-MAX_SPLIT = 1_000_000  # characters
+MAX_SPLIT = 500_000  # characters
 _MAX_STRIPPED = 64
 _MAX_DIGITS = 15
 

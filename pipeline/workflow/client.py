@@ -36,6 +36,7 @@ from pipeline.workflow.views import (
     RunView,
     SignalRun,
     StartRun,
+    StepView,
     Token,
     ValidationReport,
     WorkflowList,
@@ -149,6 +150,10 @@ class WorkflowClient:
     async def run(self, run_id: str) -> RunView:
         """With its steps, inputs and outputs."""
         return _read((await self._http.call("GET", _path(run_id))).body, RunView)
+
+    async def step(self, run_id: str, path: str) -> StepView:
+        """One step of it, with all that it came to: a run has only smaller values."""
+        return _read((await self._http.call("GET", f"{_path(run_id)}/steps/{_quoted(path)}")).body, StepView)
 
     async def runs(
         self, *, workflow: str | None = None, states: Sequence[str] = (), limit: int | None = None

@@ -22,6 +22,7 @@ SILENCE_S = 45.0  # in an open stream: the server says something every ten secon
 _FIRST_DELAY_S = 0.2
 _MAX_DELAY_S = 5.0
 _CONNECT_S = 5.0
+_FOR_NOW = frozenset({0, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _PERHAPS_DONE = frozenset({"no_answer", "shard_lost", "journal_unavailable"})
 
 Query = Sequence[tuple[str, str]]
@@ -114,7 +115,7 @@ class Http:
             except _NothingMore:
                 return
             except WorkflowApiError as error:
-                if error.status not in {0, HTTPStatus.SERVICE_UNAVAILABLE} or not await backing.wait(error.retry_after):
+                if error.status not in _FOR_NOW or not await backing.wait(error.retry_after):
                     raise
                 continue
             yield None

@@ -221,6 +221,11 @@ class Engine:
             record = await self._record(run_id)
         return record
 
+    @property
+    def trouble(self) -> str:
+        """Why the journal cannot be used now; empty where it can."""
+        return self._shared.trouble
+
     def stats(self) -> dict[str, int]:
         """For metrics: runs executing, pending, waiting, steps under way and waiting for a place; counters since the
         start (`runs_completed`, `steps_completed`, `steps_retried`, `steps_postponed`, `runs_resumed`, …)."""

@@ -21,25 +21,14 @@ _PART = (
 )
 _PART_MAPS = ("properties", "patternProperties")
 _APART_MAPS = ("$defs", "definitions")
-# All that a schema of 2020-12 can say, and `definitions` of older ones.
-KEYWORDS = frozenset(
-    (
-        *_SAME,
-        *_SAME_LISTS,
-        *_PART,
-        *_PART_MAPS,
-        *_APART_MAPS,
-        "dependentSchemas",
-        "prefixItems",
-        "type",
-        "enum",
-        "const",
-    )
-    + ("multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern")
-    + ("maxItems", "minItems", "uniqueItems", "maxContains", "minContains", "maxProperties", "minProperties")
-    + ("required", "dependentRequired", "format", "contentEncoding", "contentMediaType", "title", "description")
-    + ("default", "deprecated", "readOnly", "writeOnly", "examples", "dependencies", "additionalItems")
+# With those, all that a schema of 2020-12 can say, and some of older ones.
+_OTHERS = (
+    "dependentSchemas prefixItems type enum const multipleOf maximum exclusiveMaximum minimum exclusiveMinimum "
+    "maxLength minLength pattern maxItems minItems uniqueItems maxContains minContains maxProperties "
+    "minProperties required dependentRequired format contentEncoding contentMediaType title description "
+    "default deprecated readOnly writeOnly examples dependencies additionalItems"
 )
+KEYWORDS = frozenset([*_SAME, *_SAME_LISTS, *_PART, *_PART_MAPS, *_APART_MAPS, *_OTHERS.split()])
 
 
 class Edge(NamedTuple):

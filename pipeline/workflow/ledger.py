@@ -158,8 +158,8 @@ class Ledger:
                 self._shared.journal_works(self)  # it has said so
                 raise
             else:
+                self._shared.journal_works(self, written=True)
                 if pause:
-                    self._shared.journal_works(self)
                     self._trouble(False)
                 return last
 

@@ -19,7 +19,8 @@ from pipeline.workflow.markup import (
     shown,
 )
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\n', re.DOTALL)
+# Possessive: a text of millions of escapes must not be gone through in small steps that are all remembered.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[^\s{}\[\],:"]++|\n', re.DOTALL)
 _DIGITS = 40
 
 

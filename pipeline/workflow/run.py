@@ -220,7 +220,7 @@ class Run:
     def later(self, then: Callable[..., None], *args: Any) -> bool:
         """Whether it must wait for its turn (`Turns`): it is then called in a later one."""
         turns = self.shared.turns
-        if turns.free():
+        if turns.free(self):
             return False
         self.busy += 1
         turns.line(self, partial(self._in_turn, then, args))
@@ -352,6 +352,8 @@ class Run:
             self.deadline += self.loop.time() - self._paused_at
             self._timer = self.loop.call_at(self.deadline, self._expire)
         self._change(RunState.RUNNING, RESUMED)
+        if self._history is not None:  # it was paused while it was to begin later
+            self.begin(INTERRUPTED)
         self._let_go()
 
     def stop(self) -> None:

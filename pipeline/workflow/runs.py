@@ -203,6 +203,7 @@ class Runs:
 
     async def _release(self, lease: Lease, wake_at: float | None) -> None:
         await self.persist(lambda: self.journal.release(lease))
+        self._shared.journal_works(self, written=True)
         if wake_at is not None:
             heapq.heappush(self.wakes, wake_at)
             self._freed()

@@ -16,7 +16,7 @@ from pipeline.workflow.flat import AN_IDENTIFIER, BUILT_IN
 from pipeline.workflow.markup import MAX_NESTING, MAX_NODES
 from pipeline.workflow.states import RunState, StepState
 from pipeline.workflow.steps.transform import __doc__ as _OPERATIONS  # noqa: N812 - a constant here
-from pipeline.workflow.structure import described
+from pipeline.workflow.structure_types import described
 
 _STEP = {"$ref": "#/$defs/Step"}
 

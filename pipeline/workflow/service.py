@@ -59,7 +59,7 @@ class Service:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.tried.wait(), OPENING_S)
         if self.unavailable:
-            raise JournalFailed(self.unavailable)
+            raise JournalFailed(self._engine.trouble or self.unavailable)
 
     # Workflows.
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("headgate.workflow")
 
+_SURE_S = 1.0  # that the journal must have worked before it is said that it does
+
 COUNTERS = (
     "runs_submitted",
     "runs_completed",
@@ -38,10 +40,14 @@ COUNTERS = (
 
 class Shared:
     """`gone` is told of every run that is no longer executed here, with its last state. `now` is the wall clock: the
-    journal's times outlive the process. `forsaken`: tasks of handlers that would not stop."""
+    journal's times outlive the process. `forsaken`: tasks of handlers that would not stop. `trouble`: why the
+    journal cannot be used now, empty where it can."""
 
     __slots__ = (
+        "_back",
+        "_down",
         "_failing",
+        "_written",
         "catalog",
         "counters",
         "forsaken",
@@ -56,6 +62,7 @@ class Shared:
         "section",
         "services",
         "step_timeout",
+        "trouble",
         "turns",
         "watcher",
         "writers",
@@ -88,6 +95,10 @@ class Shared:
         self.writers: set[asyncio.Task[None]] = set()
         self.forsaken: set[asyncio.Task[Any]] = set()
         self._failing: set[object] = set()  # who could not reach the journal the last time
+        self._down = False
+        self.trouble = ""
+        self._written = False  # since it last failed
+        self._back: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop
         self.gone: Callable[[Run], None]
 
@@ -98,14 +109,26 @@ class Shared:
 
     def journal_failed(self, error: JournalFailed, who: object) -> None:
         """Said once when it begins, and once when it is over: it may be read and not be written, so that it is not over
-        before `who` found that it works."""
-        if not self._failing:
+        before everybody found that it works, and somebody that it can be written, and a while has passed since."""
+        if not self._down:
+            self._down = True
             self.counters["journal_failures"] += 1
             log.error("journal_unavailable", error=str(error))
+        self.trouble = error.message
         self._failing.add(who)
+        self._written = False
+        if self._back is not None:
+            self._back.cancel()
+            self._back = None
 
-    def journal_works(self, who: object) -> None:
-        if who in self._failing:
-            self._failing.remove(who)
-            if not self._failing:
-                log.info("journal_back")
+    def journal_works(self, who: object, *, written: bool = False) -> None:
+        self._failing.discard(who)
+        self._written |= written
+        if self._down and self._written and not self._failing and self._back is None:
+            self._back = self.loop.call_later(_SURE_S, self._is_back)
+
+    def _is_back(self) -> None:
+        self._back = None
+        self._down = False
+        self.trouble = ""
+        log.info("journal_back")

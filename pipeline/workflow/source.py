@@ -50,8 +50,9 @@ class Source:
         elif not faults:
             problems.append(Wrong(f"found {shown(markup.tree)}, expected a mapping with name and steps"))
         said = {_at(fault) for fault in faults}
-        others = (self._fault(problem) for problem in problems)
-        self.faults: list[Fault] = _told([*faults, *(one for one in others if _at(one) not in said)])
+        others = [(problem, self._fault(problem)) for problem in problems]
+        faults += [fault for problem, fault in others if problem.key or _at(fault) not in said]
+        self.faults: list[Fault] = _told(faults)
 
     def place(self, where: Path, /, *, key: bool = False) -> tuple[int, int]:
         """Line and column, from 1, of what a path of the definition leads to (steps by index or by id), or else of

@@ -4,18 +4,27 @@ msgspec says no more than what is wrong first: it is asked before, and this goes
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
 from config.paths import nearest, quote
-from config.shape import Leaf, bare, describe, fits, keys, leaves, listed, of, suggested, variants
-from pipeline.workflow.definition import CustomStep, Definition, Step
+from config.shape import Leaf, bare, describe, fits, keys, leaves, listed, suggested, variants
+from pipeline.workflow.definition import CustomStep, Definition
 from pipeline.workflow.flat import BUILT_IN, Flat
 from pipeline.workflow.gaps import Gaps, stand_in
 from pipeline.workflow.markup import MAX_FOUND, Path, Wrong, shown
+from pipeline.workflow.structure_types import (
+    article,
+    custom,
+    described,
+    every_step,
+    is_step,
+    nullable,
+    owners,
+    root,
+)
 
 _BAD: Any = object()  # in place of what cannot be used
 _NULL = "null"
@@ -38,7 +47,7 @@ def defined(
         except (msgspec.ValidationError, OverflowError):
             pass
     walk = _Walk(flat, kinds, written)
-    tree = walk.visit(_root(), flat.tree, ())
+    tree = walk.visit(root(), flat.tree, ())
     problems = [*flat.problems, *walk.problems]
     if tree is _BAD:
         return None, problems, walk.gaps
@@ -78,16 +87,6 @@ def _converted(flat: Flat) -> Definition:
     return definition
 
 
-@cache
-def _root() -> inspect.StructType:
-    return of(Definition)
-
-
-@cache
-def _custom() -> inspect.StructType:
-    return of(CustomStep)
-
-
 class _Walk:
     """`gaps`: what is left out, or replaced by something that nothing is known of."""
 
@@ -106,7 +105,7 @@ class _Walk:
     def visit(self, info: inspect.Type, raw: Any, path: Path) -> Any:
         """The value with what is wrong left out, or _BAD."""
         kind = bare(info)[0]
-        if isinstance(kind, inspect.AnyType) or (raw is None and _nullable(info)):
+        if isinstance(kind, inspect.AnyType) or (raw is None and nullable(info)):
             return raw
         if (choice := leaves(kind)) and not isinstance(raw, dict | list):
             return self._leaf(info, choice, raw, path)
@@ -157,7 +156,7 @@ class _Walk:
 
     def _instead_of(self, info: inspect.Type, path: Path) -> Any:
         """For an element that cannot be left out: those after it would have other places."""
-        if _is_step(info):
+        if is_step(info):
             self.gaps.any_name = True
             return self._stand_in({}, path)
         kind = bare(info)[0]
@@ -184,23 +183,25 @@ class _Walk:
             kind = self._no_type(raw, path)
             self.gaps.add((*path, "type"))
         if not kind:
-            common = {key: self._field(field, raw[key], (*path, key)) for key, field in _every().items() if key in raw}
+            common = {
+                key: self._field(field, raw[key], (*path, key)) for key, field in every_step().items() if key in raw
+            }
             self._lost(raw)
             return self._stand_in(common, path)
-        tree, whole = self._taken(known.get(kind) or _custom(), raw, path, kind)
+        tree, whole = self._taken(known.get(kind) or custom(), raw, path, kind)
         return tree if whole else self._stand_in(tree, path)
 
     def _lost(self, raw: dict[str, Any]) -> None:
         """What stands inside of a step of no known type is not looked into: its names are not known."""
         if any(raw.get(key) for key in ("steps", "cases", "default")):
             self.gaps.any_name = True
-        for key in raw.keys() - _every().keys() - {"type"}:
+        for key in raw.keys() - every_step().keys() - {"type"}:
             self.gaps.lose(raw[key])
 
     def _stand_in(self, tree: dict[str, Any], path: Path) -> dict[str, Any]:
         self._unread += 1
         self.gaps.step(path)
-        common = {key: value for key, value in tree.items() if key in _every() and value is not _BAD}
+        common = {key: value for key, value in tree.items() if key in every_step() and value is not _BAD}
         return stand_in(self._unread, common)
 
     def _no_type(self, raw: dict[str, Any], path: Path) -> str:
@@ -212,7 +213,7 @@ class _Walk:
             meant = self._nearest(kind, every) if isinstance(kind, str) else ""
             self._add(Wrong(message, f"did you mean {meant}?" if meant else "", (*path, "type")))
             return meant
-        key = self._nearest("type", raw.keys() - _every().keys())
+        key = self._nearest("type", raw.keys() - every_step().keys())
         message = f"type is missing: one of {', '.join(every)}"
         self._add(Wrong(message, f"did you mean type where it says {shown(key)}?" if key else "", (*path, "type")))
         return ""
@@ -287,9 +288,9 @@ class _Walk:
             return ""
         meant = self._nearest(key, keys(info))
         what = f"{kind} step" if kind else "workflow" if info.cls is Definition else info.cls.__name__.lower()
-        message = f"{_article(what)} {what} has no key {shown(key)}"
+        message = f"{article(what)} {what} has no key {shown(key)}"
         if not meant:
-            others = [] if kind not in BUILT_IN else _owners(key)
+            others = [] if kind not in BUILT_IN else owners(key)
             message += f": that is a key of {' and '.join(others)}" if others else f": it has {listed(info)}"
         self._add(Wrong(message, f"did you mean {meant}?" if meant else "", (*path, key)), key=True)
         return meant
@@ -313,69 +314,4 @@ class _Walk:
 
 def _is_custom(step: dict[str, Any], kinds: Collection[str] | None) -> bool:
     """Where the custom types are not known: whether it has no other keys than they have."""
-    return step["type"] in kinds if kinds is not None else step.keys() <= {"type", "options", *_every()}
-
-
-def _is_step(info: inspect.Type) -> bool:
-    kind = bare(info)[0]
-    return isinstance(kind, inspect.UnionType) and any(
-        isinstance(one, inspect.StructType) and one.tag for one in kind.types
-    )
-
-
-def _nullable(info: inspect.Type) -> bool:
-    while isinstance(info, inspect.Metadata):
-        info = info.type
-    return isinstance(info, inspect.UnionType) and info.includes_none
-
-
-@cache
-def _every() -> dict[str, inspect.Field]:
-    """What steps of every type have."""
-    return {field.encode_name: field for field in of(Step).fields}
-
-
-@cache
-def _owners(key: str) -> list[str]:
-    """The types of step that have such a key."""
-    found = [tag for tag, one in variants(_steps()).items() if key in keys(one)]
-    return [] if len(found) == len(BUILT_IN) else [f"{tag} steps" for tag in found]
-
-
-@cache
-def _steps() -> inspect.UnionType:
-    steps = next(field.type for field in _root().fields if field.name == "steps")
-    kind = bare(steps)[0]
-    item = kind.item_type if isinstance(kind, inspect.ListType) else kind
-    if not isinstance(item, inspect.UnionType):
-        raise TypeError("a definition has a list of steps")
-    return item
-
-
-def described(info: inspect.Type) -> str:
-    """What the type takes, in words."""
-    kind, said = bare(info)
-    if said:
-        return said
-    if isinstance(kind, inspect.AnyType):
-        return "any value"
-    if leaves(kind):
-        return describe(kind)
-    if isinstance(kind, inspect.ListType):
-        return f"a list of {_several(kind.item_type)}" + (f", at least {kind.min_length}" if kind.min_length else "")
-    if isinstance(kind, inspect.UnionType) and not any(isinstance(one, inspect.StructType) for one in kind.types):
-        return " or ".join(described(one) for one in kind.types)
-    return "a mapping"
-
-
-def _several(info: inspect.Type) -> str:
-    kind, said = bare(info)
-    if said:
-        return said.replace("an identifier:", "identifiers:")
-    if isinstance(kind, inspect.UnionType):
-        return "steps"
-    return {inspect.StrType: "texts", inspect.IntType: "whole numbers"}.get(type(kind), "mappings")
-
-
-def _article(what: str) -> str:
-    return "an" if what[0] in "aeiou" or what.startswith("llm") else "a"
+    return step["type"] in kinds if kinds is not None else step.keys() <= {"type", "options", *every_step()}

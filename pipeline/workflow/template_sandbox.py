@@ -8,7 +8,7 @@ from jinja2 import Undefined
 from pipeline.stages.sandbox import Meter, Sandbox, TemplateFailed
 from pipeline.stages.sandbox_filters import FILTERS, OWN_FILTERS, default_or_null, entries
 from pipeline.stages.sandbox_parts import part_of
-from pipeline.workflow.template_values import json_text, plain, text_of, weigh
+from pipeline.workflow.template_values import json_text, plain, text_of, weigh, weigh_sum
 
 _MORE = frozenset("groupby dictsort".split())
 MAX_COMPARED = 500_000  # characters of JSON of what is sorted, where it is not texts and numbers alone
@@ -70,7 +70,9 @@ class WorkflowSandbox(Sandbox):
 
     def sum_of(self, meter: Meter, left: Any, right: Any) -> Any:
         total = left + right
-        if not isinstance(total, str):
+        if type(total) is list:
+            weigh_sum(left, right, total, _limit(meter), meter.tick)
+        elif not isinstance(total, str):
             weigh(total, _limit(meter), meter.tick)
         return meter.made(total)
 

@@ -22,6 +22,7 @@ _TOKEN = re.compile(
     PATH + r"|[ \t\n]+|\"[^\"\\\n]*\"|'[^'\\\n]*'|(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?![\w.])|[-+](?!\}\})"
     r"|[=!<>]=|[<>|~*/%,()]|(\}\})"
 )
+VARIABLE = re.compile(r"v[0-9]+")  # of a shape
 _OPEN = re.compile(r"\{[{%#]")
 _NAMES_ARGUMENT = re.compile(r"[ \t\n]*=(?!=)")
 _IS_CALLED = re.compile(r"[ \t\n]*\(")

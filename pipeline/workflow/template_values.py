@@ -34,6 +34,49 @@ def plain(value: Any, limit: int, tick: Callable[[], None]) -> Any:
 
 def weigh(value: Any, limit: int, tick: Callable[[], None]) -> bool:
     """Whether a value is JSON as it is. Raises `TemplateFailed` where it would be about `limit` characters or more."""
+    known = _known.get(id(value))
+    if known is not None and known[0] is value:
+        _fits(known[1], limit)
+        return True
+    weight = _weighed(value, limit, tick)
+    return weight is not None and weight.pure
+
+
+def weigh_sum(left: list[Any], right: list[Any], total: list[Any], limit: int, tick: Callable[[], None]) -> None:
+    """As `weigh`. A list that grows item by item is not gone through again each time."""
+    size = 0
+    for part in (left, right):
+        known = _known.get(id(part))
+        if known is None or known[0] is not part:
+            weight = _weighed(part, limit, tick)
+            if weight is None or not weight.pure:
+                weigh(total, limit, tick)
+                return
+            known = (part, weight.size)
+        size += known[1]
+    _fits(size, limit)
+    if len(total) >= _LARGE:
+        forget()
+        _known[id(total)] = (total, size)
+
+
+def forget() -> None:
+    """To be called now and then: what was weighed is kept until then."""
+    _known.clear()
+
+
+# The last sum and its weight, by its id. Values are never changed, and it is there as long as it stands here.
+_known: dict[int, tuple[list[Any], int]] = {}
+_LARGE = 64
+
+
+def _fits(size: int, limit: int) -> None:
+    if size > limit:
+        raise TemplateFailed(f"the value is larger than {limit} characters of JSON")
+
+
+def _weighed(value: Any, limit: int, tick: Callable[[], None]) -> "_Weight | None":
+    """None: it is not JSON as it is."""
     weight = _Weight(limit, tick)
     stack: list[Iterator[Any]] = [iter((value,))]
     try:
@@ -46,8 +89,8 @@ def weigh(value: Any, limit: int, tick: Callable[[], None]) -> bool:
             else:
                 stack.pop()
     except _IsForeign:
-        return False
-    return weight.pure
+        return None
+    return weight
 
 
 class _IsForeign(Exception):
@@ -55,12 +98,12 @@ class _IsForeign(Exception):
 
 
 class _Weight:
-    __slots__ = ("_limit", "_seen", "_size", "_tick", "pure")
+    __slots__ = ("_limit", "_seen", "_tick", "pure", "size")
 
     def __init__(self, limit: int, tick: Callable[[], None]) -> None:
         self._limit = limit
         self._tick = tick
-        self._size = 0
+        self.size = 0
         self._seen = 0
         self.pure = True
 
@@ -69,25 +112,24 @@ class _Weight:
         kind = type(item)
         inside: Iterator[Any] | None = None
         if kind is str:
-            self._size += len(item) + 2
+            self.size += len(item) + 2
         elif kind is list or kind is dict:
             if depth > MAX_NESTING:
                 raise TemplateFailed(f"a value nested more than {MAX_NESTING} deep")
-            self._size += 2 + len(item)
+            self.size += 2 + len(item)
             inside = iter(item) if kind is list else self._fields(item)
         else:
-            self._size += 4
+            self.size += 4
             _check(item)
         self._seen += 1
         if self._seen % _LOOK == 0:
             self._tick()
-        if self._size > self._limit:
-            raise TemplateFailed(f"the value is larger than {self._limit} characters of JSON")
+        _fits(self.size, self._limit)
         return inside
 
     def _fields(self, value: dict[Any, Any]) -> Iterator[Any]:
         try:
-            self._size += sum(map(len, value)) + 3 * len(value)
+            self.size += sum(map(len, value)) + 3 * len(value)
         except TypeError:  # names that are no texts
             self.pure = False
         return iter(value.values())

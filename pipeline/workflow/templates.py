@@ -20,7 +20,7 @@ from pipeline.workflow.handlebars import NotHandlebars, is_handlebars, translate
 from pipeline.workflow.template_forms import SANDBOX, Compiled, Composite, Failed, Jinja, Limits, Reference, Text
 from pipeline.workflow.template_paths import NOT_VARIABLES, PATH, Path, keys_of
 from pipeline.workflow.template_references import Reading
-from pipeline.workflow.template_shapes import shaped
+from pipeline.workflow.template_shapes import VARIABLE, shaped
 
 __all__ = ["Compiled", "Failed", "Limits", "Refused", "compile_expression", "compile_value"]
 
@@ -122,9 +122,12 @@ def _simple(text: str, *, expression: bool) -> Compiled | None:
 @lru_cache(_SHAPES)
 def _shape(text: str) -> Jinja | None:
     try:
-        return _jinja(text, expression=True)
+        compiled = _jinja(text, expression=True)
     except Refused:
         return None
+    # A word of the language that stands where it has no meaning is the name of a variable: `{{ else }}`.
+    names = (path[0] for path in (*compiled.references, *compiled.optional))
+    return compiled if all(VARIABLE.fullmatch(name) for name in names) else None
 
 
 def _jinja(text: str, *, expression: bool) -> Jinja:

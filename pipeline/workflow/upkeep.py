@@ -146,6 +146,7 @@ class Upkeep:
         # Where there are more they are gone in the next rounds: what is due does not wait for all of them.
         if await self._shared.journal.expire(before, EXPIRED_AT_ONCE) < EXPIRED_AT_ONCE:
             self._expires = self._shared.loop.time() + _EXPIRED_EVERY
+        self._shared.journal_works("expire", written=True)
 
     def _held_runs(self) -> Runs:
         assert self._runs is not None  # noqa: S101 - start sets it

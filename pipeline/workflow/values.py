@@ -12,6 +12,7 @@ MAX_NESTING = 100  # lists and objects within each other
 # Of a value, whatever its size: making millions of small things keeps the event loop from all else.
 MAX_PARTS = 1_000_000  # items of lists; names and values of objects
 MAX_CONTAINERS = 100_000  # lists and objects
+_LOOKED_AT = 200  # parts
 _SHOWN = 80  # characters of a key in a message
 
 TOO_MANY = f"more than {MAX_PARTS} values, or than {MAX_CONTAINERS} lists and objects"
@@ -42,7 +43,7 @@ def _checked(name: str, value: Any, max_bytes: int) -> tuple[Any, int]:
     """With its length as JSON."""
     if value is None or value is True or value is False:
         return value, 4
-    if _texts(value) > max_bytes:
+    if type(value) is not str and _texts(value) > max_bytes:
         raise StepFailed("too_large", f"the step's {name} is too large: more than {max_bytes} bytes as JSON")
     try:
         data = _encode(value)
@@ -63,9 +64,19 @@ def _checked(name: str, value: Any, max_bytes: int) -> tuple[Any, int]:
 
 
 def _texts(value: Any) -> int:
-    """Characters of the texts that it holds itself: enough to refuse large ones together before they are copied."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return sum(len(one) for one in inner if type(one) is str)
+    """Characters of the texts that are found in it soon: enough to refuse large ones together before they are
+    copied."""
+    size, left, waiting = 0, _LOOKED_AT, [value]
+    while waiting and left:
+        one = waiting.pop()
+        left -= 1
+        if type(one) is str:
+            size += len(one)
+        elif type(one) is dict and len(one) <= left:
+            waiting.extend(one.values())
+        elif type(one) is list and len(one) <= left:
+            waiting.extend(one)
+    return size
 
 
 def too_many(data: bytes) -> bool:

@@ -40,6 +40,19 @@ async def test_a_workflow_is_registered_once_and_found(here, client):
 
 
 @on_site
+async def test_a_form_is_told_what_may_be_sent(here, client):
+    for path, said in (
+        ("/v1/workflows", "application/yaml or application/json"),
+        ("/v1/workflows/validate", "application/yaml or application/json"),
+        ("/v1/runs", "send Content-Type: application/json"),
+    ):
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        async with client.post(f"{here.url}{path}", data=b"name: x", headers=form) as answer:
+            assert answer.status == 415
+            assert said in (await answer.json())["error"]["message"]
+
+
+@on_site
 async def test_json_is_read_as_well(here, client):
     definition = {"name": "j", "steps": [{"id": "a", "type": "transform", "operation": "template", "template": "x"}]}
     told = await call(client, here, "POST", "/v1/workflows", definition)

@@ -57,3 +57,15 @@ def test_it_follows_another_configuration(catalog):
     catalog.config = msgspec.convert(CONFIG | {"routes": [{"name": "new", "worker": "aside"}]}, Config)
     assert list(catalog.routes()) == ["new"]
     assert catalog.route_of("echo", "anything") == "new"
+
+
+def test_what_workflows_may_reach_outside(catalog, tmp_path):
+    assert not catalog.allows("http://a.test")
+    assert not catalog.files()
+    section = {"hosts": ["a.test", "b.test:8080"], "files_dir": str(tmp_path)}
+    wider = ConfigCatalog(msgspec.convert({**CONFIG, "workflows": section}, Config))
+    addresses = ("http://a.test", "https://a.test:9", "http://b.test:8080", "http://b.test", "http://u:p@a.test", "x")
+    assert [wider.allows(url) for url in addresses] == [True, True, True, False, False, False]
+    assert wider.files()
+    wider.config = catalog.config  # it takes a restart
+    assert wider.files()

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from pipeline.core.errors import InvalidRequest
+from pipeline.core.errors import Forbidden, InvalidRequest
 from pipeline.workflow.engine import Elsewhere
 from pipeline.workflow.errors import (
     Conflict,
@@ -30,6 +30,37 @@ steps:
 outputs:
   text: "{{ steps.inner.value.text }}"
 """
+
+
+LOOKED_AT = """\
+name: nested
+steps:
+  - id: each
+    type: map
+    items: [1]
+    steps:
+      - {id: say, type: llm, route: echo, prompt: "{{ item }}"}
+  - {id: any, type: llm, route: "{{ inputs.r or 'echo' }}", prompt: x}
+inputs: {r: {default: echo}}
+"""
+
+
+async def test_a_route_that_the_caller_may_not_use_starts_nothing():
+    async with served() as found:
+        await found.service.register(LOOKED_AT.encode(), "yaml", "-")
+        asked = StartRun(workflow="nested")
+        with pytest.raises(Forbidden, match=r"'echo', which the step each/say names") as caught:
+            await found.service.start(asked, "-", 2, routes=frozenset({"other"}))
+        assert (caught.value.status, caught.value.param) == (403, "each/say")
+        assert (await found.service.runs("-")).data == []
+        for routes in (frozenset({"echo"}), None):
+            await found.service.start(asked, "-", 2, routes=routes)
+
+
+async def test_a_workflow_that_is_not_registered_is_to_be_registered_first():
+    async with served() as found:
+        with pytest.raises(DefinitionRefused, match="headgate workflow register FILE"):
+            await found.service.register(CALLS.encode(), "yaml", "-")
 
 
 async def test_what_is_registered_can_be_found_and_run():

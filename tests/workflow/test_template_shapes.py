@@ -23,7 +23,25 @@ LIMITS = Limits(max_chars=1000, timeout=5)
 _LEAVES = [
     *("steps.a.text", "steps.a.n", "steps.a.null", "steps.a.list", "steps['b'].on", "inputs.rows[1].k", "v0", "text"),
     *("inputs.rows[-1]", "inputs.rows[7].k", "steps.gone.text", "gone", "gone.deeper", "inputs.upper", "items.items"),
-    *("items.keys", "steps.a", "1", "0.5", "'is if'", '"|"', "true", "none", "None", "loop", "self", "range", "x.y.z"),
+    *(
+        "items.keys",
+        "steps.a",
+        "1",
+        "0.5",
+        "'is if'",
+        '"|"',
+        "true",
+        "none",
+        "None",
+        "else",
+        "in",
+        "if",
+        "not",
+        "loop",
+        "self",
+        "range",
+        "x.y.z",
+    ),
 ]
 _FILTERS = ["upper", "length", "default('d')", "d(steps.b.text)", "truncate(3, true)", "join(', ')", "trim", "list"]
 _FILTERS += ["sort(reverse=true)", "map(attribute='k')", "first", "int", "float | round(1)", "string", "nope", "tojson"]

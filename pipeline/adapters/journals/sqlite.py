@@ -20,6 +20,7 @@ from pipeline.adapters.journals.sqlite_jobs import (
     Claim,
     Create,
     Doom,
+    Draft,
     Job,
     Purge,
     Register,
@@ -48,6 +49,7 @@ from pipeline.workflow.states import RunState
 
 PATIENCE = 5.0  # seconds that a writer waits for others' locks
 _DOOMED_AT_ONCE = 50  # runs whose rows go in one transaction
+_LARGE = 1 << 20  # bytes of an entry
 _SHRINKS = 1024  # rounds of giving pages back at one `expire`
 
 
@@ -93,8 +95,10 @@ class SqliteJournal:
         try:
             await self._write(Check())
             await self._read(sqlite_reads.counts)
-        except BaseException:
+        except BaseException as error:
             await self.aclose()
+            if isinstance(error, JournalFailed):  # for those who ask while it is closed
+                self._reading.because = self._writing.because = error.message
             raise
 
     async def aclose(self) -> None:
@@ -183,12 +187,12 @@ class SqliteJournal:
         return found
 
     async def append(self, lease: Lease, entries: Sequence[AnyEntry]) -> int:
-        drafts = [drafted(entry) for entry in entries]
+        drafts = await _drafts(entries)
         last: int = await self._write(Append(codec.clean_text(lease.run), lease.holder, lease.epoch, drafts))
         return last
 
     async def post(self, run_id: str, entries: Sequence[AnyEntry]) -> int:
-        drafts = [drafted(entry) for entry in entries]
+        drafts = await _drafts(entries)
         last: int = await self._write(Append(codec.clean_text(run_id), None, 0, drafts))
         return last
 
@@ -280,6 +284,16 @@ class SqliteJournal:
         for lease in leases(await asking):
             if lease is not None:
                 await self.release(lease)
+
+
+async def _drafts(entries: Sequence[AnyEntry]) -> list[Draft]:
+    """Raises `ValueError`. Between large ones others have their turn."""
+    drafts: list[Draft] = []
+    for entry in entries:
+        drafts.append(drafted(entry))
+        if len(drafts[-1].data) > _LARGE:
+            await asyncio.sleep(0)
+    return drafts
 
 
 def _leases(claimed: list[tuple[RunRecord, Lease]]) -> list[Lease]:

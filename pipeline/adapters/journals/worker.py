@@ -26,6 +26,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._closed = False
+        self.because = ""  # it is closed
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -36,7 +37,7 @@ class Worker:
     async def do(self, work: Any) -> Any:
         """Work whose waiter is cancelled before it is begun is not done."""
         if self._closed:
-            raise JournalFailed("The journal is closed")
+            raise JournalFailed(self.because or "The journal is closed")
         future: asyncio.Future[Any] = self._running().create_future()
         self._queue.put((future, work))
         return await future

@@ -69,7 +69,7 @@ def ended(error: WorkflowApiError, address: str, file: str = "") -> exits.Ended:
     if error.code == "version_exists":
         what = f"{file}: " if file else ""
         again = "a registered version never changes, so write another `version:` and run it again"
-        return exits.Ended(f"{what}{error.message}: {again}", exits.REFUSED)
+        return exits.Ended(f"{what}{error.message}: {again}", exits.FAILED)
     if error.faults:
         return exits.refused(error.faults, "" if error.code == "invalid_inputs" else file)
     if error.status in {401, 403}:

@@ -57,7 +57,7 @@ def _checked(file: Path, config_file: Path | None, *, no_routes: bool) -> Checke
 
 
 def _tell(file: Path, one: Checked) -> None:
-    if one.faults and one.definition is None and not one.text:
+    if one.faults and not one.faults[0].where:  # the file cannot be read
         click.echo(f"Error: {one.faults[0].message}", err=True)
     elif one.faults:
         click.echo("\n".join(exits.told(one.faults, file)), err=True)

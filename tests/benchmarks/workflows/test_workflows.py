@@ -10,6 +10,7 @@ TARGETS = {
     "validate": [("1,000", 100), ("10,000", 1000)],
     "steps-memory": [("in memory", 0.5)],
     "steps-sqlite": [("in SQLite", 1.0)],
+    "turns": [("turn of the loop", 20)],
     "ready": [("p99", 10)],
     "memory": [("1,000 runs", 100)],
     "resume": [("1,000 interrupted", 5)],
@@ -18,10 +19,11 @@ TARGETS = {
 
 def test_each_figure_has_the_target_that_was_asked_for():
     numbers = {
-        "validate": {"validate_1000_ms": 1.0, "validate_10000_ms": 1001.0},
+        "validate": {"validate_1000_ms": 1.0, "validate_10000_ms": 1001.0, "validate_filters_ms": 2.0},
         "steps-memory": {"overhead_ms": 0.6, "step_ms": 0.8, "prompt_ms": 0.2},
         "steps-sqlite": {"overhead_ms": 0.6, "step_ms": 0.8, "prompt_ms": 0.2},
-        "throughput": {"runs_per_s": 199.0},
+        "throughput": {"runs_per_s": 199.0, "inline_per_s": 99.0},
+        "turns": {"longest_ms": 21.0, "longest_cpu_ms": 2.0, "p99_ms": 1.0},
         "ready": {"p50_ms": 1.0, "p99_ms": 11.0},
         "memory": {"mb": 101.0},
         "waiting": {"held": 10_000.0, "mb": 1.0, "s": 1.0},
@@ -33,7 +35,7 @@ def test_each_figure_has_the_target_that_was_asked_for():
         assert [row.most for row in found[part]] == [target for _, target in targets]
         assert all(words in row.figure for row, (words, _) in zip(found[part], targets, strict=True))
     missed = {part for part, figures in found.items() if not all(row.met for row in figures)}
-    assert missed == {"validate", "steps-memory", "throughput", "ready", "memory", "resume"}
+    assert missed == {"validate", "steps-memory", "throughput", "turns", "ready", "memory", "resume"}
 
 
 def test_the_large_definition_is_a_graph_of_that_many_steps():
@@ -46,6 +48,7 @@ def test_the_large_definition_is_a_graph_of_that_many_steps():
 @pytest.mark.slow
 async def test_runs_are_made_killed_and_finished():
     assert (await parts.throughput("sqlite", runs=20))["runs_per_s"] > 0
+    assert (await parts.turns("memory", runs=20))["longest_ms"] > 0
     assert (await parts.steps("memory", runs=10)).keys() == {"prompt_ms", "step_ms", "overhead_ms"}
     assert (await parts.ready("memory", per_s=20, seconds=0.5))["p99_ms"] > 0
     assert (await parts.waiting(runs=20))["held"] == 20

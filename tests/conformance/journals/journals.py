@@ -7,7 +7,7 @@ import msgspec
 from pipeline.adapters.journals.holders import new_token
 from pipeline.adapters.journals.memory import Book, MemoryJournal
 from pipeline.adapters.journals.sqlite import SqliteJournal
-from pipeline.workflow.journal import Bundle, Journal, Registered, RunRecord, StepCompleted
+from pipeline.workflow.journal import RUN_MAX, Bundle, Journal, Registered, RunRecord, StepCompleted
 from pipeline.workflow.states import RunState
 
 BUNDLE = Bundle("b" * 64, msgspec.Raw(b'{"name":"greet","steps":[]}'), {"other": msgspec.Raw(b'{"name":"other"}')})
@@ -25,6 +25,8 @@ class Clock:
 
 class Journals:
     """Opens journals that share a place and a clock."""
+
+    run_max = RUN_MAX
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.clock = Clock()
@@ -45,7 +47,13 @@ class Journals:
 
     def _made(self, shard: int) -> Journal:
         if self._kind == "memory":
-            return MemoryJournal(lease_seconds=LEASE_SECONDS, holder=new_token(shard), now=self.clock, book=self._book)
+            return MemoryJournal(
+                lease_seconds=LEASE_SECONDS,
+                holder=new_token(shard),
+                now=self.clock,
+                book=self._book,
+                run_max=self.run_max,
+            )
         return SqliteJournal(
             self._folder / "workflows.db",
             shard=shard,
@@ -53,6 +61,7 @@ class Journals:
             lease_seconds=LEASE_SECONDS,
             inline_bytes=INLINE_BYTES,
             now=self.clock,
+            run_max=self.run_max,
         )
 
 

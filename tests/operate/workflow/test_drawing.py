@@ -92,7 +92,7 @@ def test_a_large_workflow_is_drawn_too():
     gate = [Gate(0, frozenset({0}))]
     nodes = [node(0, branch), *(node(at, llm(f"s{at}"), sorted({0, at - 1}), gate) for at in range(1, 1500))]
     text = svg(sketch(plan(*nodes)), "large")
-    assert text.count("<rect") == 1500
+    assert text.count("<rect") - text.count('class="paper"') == 1500
     assert text.count('class="wire"') == 2 * 1499 - 1
     assert len(text) < 4_000_000
 
@@ -163,3 +163,29 @@ def test_a_browser_shows_it_and_nothing_is_wider_than_its_box(tmp_path):
         [*command, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=50, check=True
     )
     assert re.search(r"texts 3\d wide 0", done.stdout), done.stdout
+
+
+def test_conditions_have_no_braces():
+    step = BranchStep(id="route", cases=[Case(when="{{ score > 3 }}"), Case(when="{{ a }} and {{ b }}")])
+    gates = {1: Gate(0, frozenset({0})), 2: Gate(0, frozenset({1}))}
+    nodes = [node(0, step), *(node(at, llm(f"s{at}"), needs=(0,), gates=(gate,)) for at, gate in gates.items())]
+    assert [link.label for link in sketch(plan(*nodes)).links] == ["score > 3", "{{ a }} and {{ b }}"]
+
+
+def test_no_line_goes_through_a_label():
+    """Curves have ended above, and what goes on straight is behind the paper."""
+    step = BranchStep(id="route", cases=[Case(when=f"score == {at}") for at in range(4)])
+    nodes = [
+        node(0, step),
+        *(node(at + 1, llm(f"s{at}"), needs=(0,), gates=(Gate(0, frozenset({at})),)) for at in range(4)),
+    ]
+    picture = ET.fromstring(svg(sketch(plan(*nodes)), "x"))
+    papers = [one for one in picture.iter(f"{SVG}rect") if one.get("class") == "paper"]
+    assert len(papers) == 4
+    top = min(float(paper.get("y")) for paper in papers)
+    for path in picture.iter(f"{SVG}path"):
+        if path.get("class") == "wire":
+            curve, straight = path.get("d").rsplit("L", 1)
+            end, begin = straight.split(), curve.split()[-2:]
+            assert float(begin[1]) <= top
+            assert float(begin[0].rpartition("C")[2]) == float(end[0])

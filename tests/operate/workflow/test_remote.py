@@ -106,6 +106,7 @@ async def _lists(command, run_id):
     assert [found["id"] for found in listed["runs"]] == [run_id]
     assert json.loads(await command.good("list", "--json", "--state", "completed"))["runs"] == []
     assert json.loads(await command.good("list", "--json", "--workflow", "other")) == {"workflows": [], "runs": []}
+    assert "No workflow 'other' is registered" in await command.good("list", "--workflow", "other")
     text = await command.good("list")
     assert run_id in text
     assert "approval@1" in text
@@ -117,12 +118,36 @@ async def _refusals(command, daemon, folder):
         assert (result.exit_code, result.stdout, "Traceback" in result.stderr) == (2, "", False), result.output
     (folder / "approval.yaml").write_text(APPROVAL.replace("a draft", "another"))
     changed = await command("run", "approval.yaml")
-    assert (changed.exit_code, "1" in changed.stderr) == (1, True)  # that version has other content
+    assert changed.exit_code == 1
+    assert "registered with other content" in changed.stderr
+    assert "write another `version:`" in changed.stderr
+    await _registers(command, folder)
     (folder / "route.yaml").write_text("name: r\nsteps:\n  - {id: a, type: llm, route: mine, prompt: x}\n")
     unknown = await command("run", "route.yaml")
     assert unknown.exit_code == 2
     assert unknown.stderr.startswith("Error: route.yaml:3:")
     await _interrupted(daemon)
+
+
+async def _registers(command, folder):
+    """What is called comes first, whatever the order; without it the message says what to do."""
+    (folder / "outer.yaml").write_text(
+        "name: outer\ninputs: {q: {type: string}}\nsteps:\n  - {id: a, type: workflow, workflow: inner}\n"
+    )
+    (folder / "inner.yaml").write_text("name: inner\nsteps:\n  - {id: a, type: llm, route: echo, prompt: x}\n")
+    alone = await command("register", "outer.yaml")
+    assert (alone.exit_code, "headgate workflow register FILE" in alone.stderr) == (2, True)
+    assert await command.good("register", "outer.yaml", "inner.yaml") == (
+        "inner.yaml: inner@1 is registered\nouter.yaml: outer@1 is registered\n"
+    )
+    (folder / "inner.yaml").unlink()  # what is registered there is enough
+    missing = await command("run", "outer.yaml")
+    assert (missing.exit_code, missing.stderr) == (2, "Error: inputs.q: is missing\n")
+    begun = (await command.good("run", "outer.yaml", "--input", "q=x", "--detach")).strip()
+    assert "of outer@1" in (await command("status", begun)).stdout
+    other = await command("graph", "approval.yaml", "--run", begun)
+    assert (other.exit_code, other.stdout) == (2, "")
+    assert f"run {begun} is one of outer@1, not of approval" in other.stderr
 
 
 async def _interrupted(daemon):

@@ -129,6 +129,25 @@ def test_what_is_refused_before_anything_is_spent(arguments, said):
     assert "Traceback" not in result.output
 
 
+def test_each_line_says_that_it_is_an_error(tmp_path):
+    (tmp_path / "two.yaml").write_text(
+        "name: two\ninputs: {a: {}, b: {}}\nsteps: [{id: s, type: llm, route: echo, prompt: x}]\n"
+    )
+    result = run("two.yaml")
+    assert (result.exit_code, result.stderr) == (2, "Error: inputs.a: is missing\nError: inputs.b: is missing\n")
+    (tmp_path / "two.yaml").write_text("name: two\nsteps: [{id: s, type: lmm, route: echo, prompt: x}]\n")
+    result = run("two.yaml")
+    assert (result.exit_code, "--config" in result.stderr) == (2, False)  # no route is concerned
+
+
+def test_a_journal_in_no_folder_is_named(tmp_path):
+    journal = tmp_path / "nowhere" / "runs.db"
+    text = "name: w\nsteps: [{id: s, type: llm, route: echo, prompt: x}]\n"
+    result = run(written(text), "--journal", journal)
+    assert result.exit_code == 5
+    assert result.stderr == f"Error: the journal {journal} cannot be opened: there is no folder {journal.parent}\n"
+
+
 def test_routes_of_a_configuration(tmp_path):
     config = configured(tmp_path, ECHO.format(worker="").replace('"echo"\nworker', '"mine"\nworker'))
     written("name: u\nsteps:\n  - {id: a, type: llm, route: mine, prompt: x}\n")

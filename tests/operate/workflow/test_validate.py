@@ -67,6 +67,23 @@ def test_every_fault_has_its_place_and_all_are_told(tmp_path):
     assert "other.yaml: no problems" in result.stdout
 
 
+def test_a_file_that_is_not_there_is_one_of_several(tmp_path):
+    result = run("validate", written(tmp_path, BAD), tmp_path / "none.yaml", written(tmp_path, GOOD, "other.yaml"))
+    assert result.exit_code == 2
+    assert f"Error: cannot read {tmp_path / 'none.yaml'}: No such file or directory" in result.stderr
+    assert "nobody" in result.stderr
+    assert "other.yaml: no problems" in result.stdout
+    faults = json.loads(run("validate", "--json", tmp_path / "none.yaml", tmp_path / "other.yaml").stdout)
+    assert [fault["file"] for fault in faults] == [str(tmp_path / "none.yaml")]
+
+
+def test_structure_and_references_are_told_together(tmp_path):
+    text = BAD.replace("promt: hello", "prompt: hello").replace("type: llm", "type: lmm")
+    result = run("validate", written(tmp_path, text))
+    for said in ("did you mean llm?", "nowhere", "nobody"):
+        assert said in result.stderr
+
+
 def test_routes_and_collections_are_those_of_the_configuration(tmp_path):
     assert run("validate", written(tmp_path, GOOD.replace("echo", "mine"))).exit_code == 2
     config = configured(tmp_path, '[[workers]]\nname = "w"\nkind = "echo"\n[[routes]]\nname = "mine"\nworker = "w"\n')

@@ -1,5 +1,6 @@
 """`action` steps against real servers on loopback and real files."""
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -125,6 +126,7 @@ async def test_a_status_that_was_not_expected(status: int, retryable: bool):
     error = await failed(answering(status))
     assert (error.kind, error.retryable, error.details["status"]) == ("http_status", retryable, status)
     assert str(status) in error.message
+    assert re.search(r" http://127\.0\.0\.1:\d+/", error.message)
     assert "secret" not in error.message
 
 

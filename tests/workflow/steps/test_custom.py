@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from pipeline.workflow.checking import check
 from pipeline.workflow.definition import CustomStep
 from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.ports import Kind, Result
+from pipeline.workflow.source import read
 from pipeline.workflow.steps import handlers
 from pipeline.workflow.steps.custom import BUILT_IN, custom_kinds
 from tests.workflow.steps.context import Context
@@ -118,3 +120,15 @@ def test_every_built_in_type_is_known():
     assert {"llm", "wait", "map", "workflow"} <= BUILT_IN
     assert set(handlers()) < BUILT_IN
     assert all(callable(handler) for handler in handlers().values())
+
+
+def test_a_broken_type_is_a_fault_of_what_uses_it_only(installed: Path):
+    package(installed, "mixed", bad="wf_missing:kind", shout="wf_shouting:shouting")
+    step = "name: x\nsteps:\n  - {{id: a, type: {}, options: {{text: hi}}}}\n"
+    with capture_logs() as lines:
+        kinds = custom_kinds()
+        assert check(read(step.format("shout"), kinds=kinds), kinds=kinds) == []
+        (fault,) = check(read(step.format("bad"), kinds=kinds), kinds=kinds)
+    assert lines == []
+    assert (fault.where, fault.line) == ("steps.a.type", 3)
+    assert "'bad' (wf_missing:kind) cannot be used: ModuleNotFoundError" in fault.message
