@@ -106,11 +106,11 @@ class Doing:
         shared = self.run.shared
         if self._turn != shared.turns.number:
             self._turn, self._spent = shared.turns.number, 0.0
-        since = time.monotonic()
+        since = time.thread_time()
         try:
             return fill(self.node, field, self.frame, local, shared.limits.less(self._spent))
         finally:
-            self._spent += time.monotonic() - since
+            self._spent += time.thread_time() - since
 
     # Ends.
 

@@ -70,7 +70,7 @@ def before_call(_: Any, case: Any, kwargs: Any) -> None:
         case.body = _run(case.body)
     if path == "/v1/runs" and case.query:
         case.query = {name: value for name, value in case.query.items() if name != "after"}
-    known = {"name": DEFINITION["name"], "version": "1", "id": RUN}
+    known = {"name": DEFINITION["name"], "version": "1", "id": RUN, "path": DEFINITION["steps"][0]["id"]}
     given = case.path_parameters or {}
     if path.startswith(("/v1/workflows", "/v1/runs")) and any(len(str(value)) % 2 for value in given.values()):
         case.path_parameters = {name: known[name] for name in given}

@@ -15,7 +15,7 @@ from pipeline.workflow.showing import ANSWER_MAX, VALUE_MAX
 from pipeline.workflow.states import RunState
 from pipeline.workflow.views import Token
 from tests.edge.test_workflows_events import gone, parsed, started
-from tests.edge.wire import connected, get
+from tests.edge.wire import Wire, connected, get
 from tests.edge.workflow_server import call, on_site, sites
 from tests.workflow.served import APPROVE, GREET
 
@@ -135,9 +135,7 @@ async def test_bodies_are_utf_8(here, client, media, status):
 async def test_so_many_watch_a_run_and_no_more(here, client):
     run_id = await started(here, client, APPROVE)
     await here.workflows.until(run_id, RunState.WAITING)
-    open_ones = []
-    for _ in range(WATCHERS_OF_RUN):
-        open_ones.append(await client.get(f"{here.url}/v1/runs/{run_id}/events"))
+    open_ones = [await client.get(f"{here.url}/v1/runs/{run_id}/events") for _ in range(WATCHERS_OF_RUN)]
     assert {one.status for one in open_ones} == {200}
     told = await call(client, here, "GET", f"/v1/runs/{run_id}/events")
     assert (told.status, told.body["error"]["code"]) == (429, "rate_limit_exceeded")
@@ -179,10 +177,14 @@ async def test_who_takes_nothing_loses_the_connection_to_another_shard_too(tmp_p
             assert other.workflows.hub.watchers == 1
             await gone(other)
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                while await wire.chunk():
-                    pass
+                await rest(wire)
         found = await all_events(client, one.url, run)
         assert [event.number for event in found] == list(range(1, len(found) + 1))
+
+
+async def rest(wire: Wire) -> None:
+    while await wire.chunk():
+        pass
 
 
 async def all_events(client: aiohttp.ClientSession, url: str, run_id: str):

@@ -36,6 +36,10 @@ async def test_a_workflow_from_its_text_to_its_outputs(here):
         ended = await client.run(run.id)
         assert (ended.outputs, ended.metadata) == ({"text": "Hello Ada!"}, {"order": 1})
         assert await client.wait(run.id) == ended
+        assert await client.step(run.id, "greeting") == ended.steps[0]
+        with pytest.raises(WorkflowApiError) as refused:
+            await client.step(run.id, "each[3]/draft")
+        assert (refused.value.status, refused.value.code) == (404, "step_not_found")
 
 
 @on_site

@@ -91,3 +91,20 @@ def test_inputs_that_are_nested_too_deeply_or_are_no_json_are_refused():
 def test_a_schema_that_cannot_be_used_is_told_as_such():
     found = refused({"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:1/schema.json"}}}, {"a": 1})
     assert any("schema cannot be used" in message for message, _ in found.values())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"a": float("nan")}, {"a": [float("inf")]}, {"a": "\ud800"}, {"\udfff": 1}, {"a": {1: 2}}, {"a": 1 << 70}, {"a": {3}}],
+)
+def test_what_is_strange_is_refused_however_quickly_it_is_looked_at(given):
+    with pytest.raises(InputRefused):
+        check(definition(llm("a"), inputs={"a": {}}), given)
+
+
+@pytest.mark.alone
+def test_hundreds_of_thousands_of_objects_are_looked_at_quickly():
+    given = {"a": [{"b": 1}] * 190_000}
+    before = time.process_time()
+    assert check(definition(llm("a"), inputs={"a": {}}), given) == given
+    assert time.process_time() - before < 0.6

@@ -38,6 +38,16 @@ class Trouble(MemoryJournal):
         return await super().append(lease, entries)
 
 
+async def said_to_be_back(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was logged until it said so."""
+    said = capsys.readouterr().out
+    async with asyncio.timeout(20):
+        while "journal_back" not in said:
+            await asyncio.sleep(0.02)
+            said += capsys.readouterr().out
+    return said
+
+
 async def test_a_full_disk_loses_and_fails_nothing(capsys):
     journal = Trouble()
     gate = Gate("A")
@@ -56,7 +66,7 @@ async def test_a_full_disk_loses_and_fails_nothing(capsys):
         record, _ = await here.end(run)
         assert record.outputs == {"b": "AB", "c": "C"}
         assert here.began.count("a") == 1
-    out = capsys.readouterr().out
+        out = await said_to_be_back(capsys)
     assert out.count("journal_unavailable") == out.count("journal_back") == 1
 
 

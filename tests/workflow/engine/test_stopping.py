@@ -9,6 +9,7 @@ from pipeline.workflow.errors import JournalFailed
 from pipeline.workflow.states import RunState
 from tests.workflow.definitions import definition, llm
 from tests.workflow.engine.lab import Gate, Lab, lab, section
+from tests.workflow.engine.test_durable import said_to_be_back
 
 LEASE = 1.0
 
@@ -91,5 +92,5 @@ async def test_a_journal_that_can_be_read_only_has_not_come_back(capsys: pytest.
         record, _ = await here.end(run)
         assert record.state is RunState.COMPLETED
         assert here.engine.stats()["journal_failures"] == 1
-    said = capsys.readouterr().out
+        said = await said_to_be_back(capsys)
     assert (said.count("journal_unavailable"), said.count("journal_back")) == (0, 1)

@@ -20,9 +20,9 @@ from tests.workflow.engine.lab import bundle_of, fails, lab
 
 HEAVY = "{% for i in range(99999) %}{% for j in range(99999) %}{% if 'a' in 'b' %}{% endif %}{% endfor %}{% endfor %}"
 # Some ms of work in one expression.
-SLOW = "range(9000)|map('string')|map('upper')|map('lower')|map('upper')|list|length"
-MS = 30  # that each heavy template takes
-SHORT = 0.25  # seconds that a turn may take: those of some 8 of them
+SLOW = "range(5000)|map('string')|map('upper')|map('lower')|map('upper')|list|length"
+MS = 60  # that each heavy template takes
+SHORT = 0.25  # seconds that a turn may take: those of some 4 of them
 
 
 def template(text: str, id_: str = "t", **more: Any) -> dict[str, Any]:
@@ -40,14 +40,14 @@ def slow(position: int) -> str:
 
 WIDE = {
     "a map": [
-        step("map", "m", items="{{ range(32)|list }}", max_concurrency=32,
+        step("map", "m", items="{{ range(16)|list }}", max_concurrency=32,
              steps=[template(HEAVY + "{{ inputs.x }}", on_failure="continue")])
     ],
     "conditions": [
         llm(f"s{n}", "a", condition=f"{SLOW} == {n} + inputs.x", on_failure="continue")
-        for n in range(32)
+        for n in range(64)
     ],
-    "fallbacks": [llm(f"s{n}", "broken", on_failure="fallback", fallback=busy(n)) for n in range(32)],
+    "fallbacks": [llm(f"s{n}", "broken", on_failure="fallback", fallback=busy(n)) for n in range(16)],
     "headers": [
         step("action", "s", action="http_request", url="http://a", headers={f"h{n}": slow(n) for n in range(64)},
              on_failure="continue")
@@ -80,7 +80,7 @@ async def test_many_heavy_templates_take_short_turns(kind: str):
 @pytest.mark.alone
 @pytest.mark.slow
 async def test_many_heavy_outputs_take_short_turns():
-    outputs = {f"o{n}": busy(n) for n in range(32)}
+    outputs = {f"o{n}": busy(n) for n in range(16)}
     async with lab(template_timeout_ms=MS) as here, beats() as seen:
         run, _ = await here.run(definition(llm("a", "A"), inputs={"x": {}}, outputs=outputs), {"x": 1})
     assert run.error is not None
@@ -108,9 +108,9 @@ async def test_a_run_with_heavy_steps_leaves_turns_to_another():
 @pytest.mark.parametrize(
     "wide",
     [
-        step("parallel", "p", steps=[template("x", f"s{n}") for n in range(3000)]),
-        step("map", "m", items="{{ range(60)|list }}", max_concurrency=60, steps=[
-            step("map", "n", items="{{ range(60)|list }}", max_concurrency=60, steps=[template("x")])]),
+        step("parallel", "p", steps=[template("x", f"s{n}") for n in range(9000)]),
+        step("map", "m", items="{{ range(120)|list }}", max_concurrency=120, steps=[
+            step("map", "n", items="{{ range(120)|list }}", max_concurrency=120, steps=[template("x")])]),
         step("reduce", "r", items="{{ range(10000)|list }}", initial=[], value="{{ accumulator + [item] }}"),
     ],
     ids=["parallel", "nested", "growing"],
