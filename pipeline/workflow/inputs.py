@@ -1,5 +1,6 @@
 """What a run is given, against what its workflow declares."""
 
+import re
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.workflow.markup import MAX_NESTING, MAX_NODES, Path, shown, strang
 
 _ROOT = "inputs"
 _DEEPEST = 40  # parts of a path that are told
+_long_number = re.compile(rb"[0-9]{19}").search  # it may have more than 64 bits
 
 
 def check(definition: Definition, given: Any) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def _plain(given: dict[str, Any]) -> bool:
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return False
     most = 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
-    return same and most <= MAX_NODES and not deeper_than(given, MAX_NESTING - 1)
+    return same and most <= MAX_NODES and not _long_number(text) and not deeper_than(given, MAX_NESTING - 1)
 
 
 def with_defaults(schema: Any, given: Any) -> Any:

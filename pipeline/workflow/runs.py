@@ -153,19 +153,16 @@ class Runs:
         """Does it until the journal can."""
         pause = 0.0
         who = object()
-        while True:
-            try:
-                result = await doing()
-            except JournalFailed as error:
-                self._shared.journal_failed(error, who)
-                pause = min(max(pause * 2, 0.1), LONGEST_PAUSE)
-                await asyncio.sleep(pause)
-            except Exception:
-                self._shared.journal_works(who)  # it has said so
-                raise
-            else:
-                self._shared.journal_works(who)
-                return result
+        try:
+            while True:
+                try:
+                    return await doing()
+                except JournalFailed as error:
+                    self._shared.journal_failed(error, who)
+                    pause = min(max(pause * 2, 0.1), LONGEST_PAUSE)
+                    await asyncio.sleep(pause)
+        finally:
+            self._shared.journal_works(who)  # it has said so; or nobody waits any more
 
     # Leaving.
 

@@ -1,5 +1,7 @@
 """A run's inputs: defaults filled in, everything that is wrong told at once."""
 
+import time
+
 import pytest
 
 from pipeline.workflow.errors import InputRefused
@@ -95,16 +97,16 @@ def test_a_schema_that_cannot_be_used_is_told_as_such():
 
 @pytest.mark.parametrize(
     "given",
-    [{"a": float("nan")}, {"a": [float("inf")]}, {"a": "\ud800"}, {"\udfff": 1}, {"a": {1: 2}}, {"a": 1 << 70}, {"a": {3}}],
+    [{"a": float("nan")}, {"a": [float("inf")]}, {"a": "\ud800"}, {"\udfff": 1}, {"a": {1: 2}}, {"a": 1 << 70}],
 )
 def test_what_is_strange_is_refused_however_quickly_it_is_looked_at(given):
     with pytest.raises(InputRefused):
-        check(definition(llm("a"), inputs={"a": {}}), given)
+        check(workflow({"a": {}}), given)
 
 
 @pytest.mark.alone
 def test_hundreds_of_thousands_of_objects_are_looked_at_quickly():
     given = {"a": [{"b": 1}] * 190_000}
     before = time.process_time()
-    assert check(definition(llm("a"), inputs={"a": {}}), given) == given
+    assert check(workflow({"a": {}}), given) == given
     assert time.process_time() - before < 0.6

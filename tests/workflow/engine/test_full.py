@@ -44,6 +44,24 @@ async def test_outputs_that_are_too_large_fail_it_too():
         assert here.engine.stats()["runs_open"] == 0
 
 
+async def test_who_gave_up_waiting_does_not_keep_a_journal_from_coming_back(monkeypatch):
+    monkeypatch.setattr(shared, "_SURE_S", 0.01)
+
+    async def fails() -> None:
+        raise JournalFailed("locked")
+
+    async with lab() as here:
+        asking = asyncio.create_task(here.engine._runs.persist(fails))
+        while not here.engine.trouble:
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait({asking})
+        here.engine._shared.journal_works("ledger", written=True)
+        async with asyncio.timeout(5):
+            while here.engine.trouble:
+                await asyncio.sleep(0.01)
+
+
 async def test_a_journal_is_back_when_it_was_written_and_not_sooner(monkeypatch):
     monkeypatch.setattr(shared, "_SURE_S", 0.05)
     async with lab() as here:

@@ -20,7 +20,7 @@ from tests.workflow.engine.lab import bundle_of, fails, lab
 
 HEAVY = "{% for i in range(99999) %}{% for j in range(99999) %}{% if 'a' in 'b' %}{% endif %}{% endfor %}{% endfor %}"
 # Some ms of work in one expression.
-SLOW = "range(5000)|map('string')|map('upper')|map('lower')|map('upper')|list|length"
+SLOW = "range(8000)|map('string')|map('upper')|map('lower')|map('upper')|list|length"
 MS = 60  # that each heavy template takes
 SHORT = 0.25  # seconds that a turn may take: those of some 4 of them
 
@@ -61,19 +61,20 @@ WIDE = {
         step("map", "m", items="{{ range(64)|list }}", max_concurrency=64,
              steps=[llm("a", "a", condition=f"{SLOW} == item")])
     ],
-    "an until in each turn": [
-        step("loop", "l", max_iterations=64, until=f"{SLOW} == iteration", steps=[template("x", condition=False)])
-    ],
 }  # fmt: skip
+
+
+FAILING = {"a map", "fallbacks", "headers", "variables"}
 
 
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WIDE)
 async def test_many_heavy_templates_take_short_turns(kind: str):
-    async with lab({"broken": fails()}, template_timeout_ms=MS) as here, beats() as seen:
+    limit = MS if kind in FAILING else 10 * MS
+    async with lab({"broken": fails()}, template_timeout_ms=limit) as here, beats() as seen:
         run, _ = await here.run(definition(*WIDE[kind], inputs={"x": {}}, on_failure="continue"), {"x": 1})
-    assert run.state.final
+    assert (run.state is RunState.COMPLETED) == (kind not in FAILING)
     assert seen.longest < SHORT
 
 
