@@ -15,7 +15,7 @@ from config.schema import Config, WorkflowsSection
 from pipeline.adapters.journals.memory import MemoryJournal
 from pipeline.adapters.journals.sqlite import SqliteJournal
 from pipeline.core.ports import Hooks
-from pipeline.process.shard import _GC_THRESHOLD
+from pipeline.process.shard import GC_THRESHOLD
 from pipeline.wiring import Pipeline, build
 from pipeline.wiring.workflows import Workflows, build_workflows
 from pipeline.workflow.journal import Journal
@@ -89,7 +89,7 @@ def _collecting() -> Iterator[None]:
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
+    gc.set_threshold(GC_THRESHOLD)
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ from pipeline.wiring import Pipeline, build
 
 # Objects made and not yet freed before the collector looks for cycles. The data path makes none: most of what it would
 # find in the default 700 are requests under way, and looking at them took an eighth of a request's CPU.
-_GC_THRESHOLD = 25_000
+GC_THRESHOLD = 25_000
 _ORPHAN_LIMIT = 1.0  # seconds for what is in flight when nobody is left to start us again
 
 
@@ -47,7 +47,7 @@ async def main(child: Child) -> None:
         await shard.open(stack)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: no collection need look at it
-        gc.set_threshold(_GC_THRESHOLD)
+        gc.set_threshold(GC_THRESHOLD)
         shard.watchdog.start(asyncio.get_running_loop())
         stack.callback(shard.watchdog.stop)
         ticker = Ticker(shard.pipeline, shard.edge, shard.relay, shard.gauges, child.logs.writer)

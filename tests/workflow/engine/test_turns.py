@@ -45,7 +45,7 @@ WIDE = {
     ],
     "conditions": [
         llm(f"s{n}", "a", condition=f"{SLOW} == {n} + inputs.x", on_failure="continue")
-        for n in range(64)
+        for n in range(24)
     ],
     "fallbacks": [llm(f"s{n}", "broken", on_failure="fallback", fallback=busy(n)) for n in range(16)],
     "headers": [
@@ -56,9 +56,9 @@ WIDE = {
         step("loop", "l", variables={f"v{n}": slow(n) for n in range(64)}, max_iterations=2, steps=[llm("a", "a")],
              on_failure="continue")
     ],
-    "cases": [step("branch", "b", cases=[{"when": f"{SLOW} == {n}", "then": []} for n in range(64)])],
+    "cases": [step("branch", "b", cases=[{"when": f"{SLOW} == {n}", "then": []} for n in range(24)])],
     "a condition in each turn": [
-        step("map", "m", items="{{ range(64)|list }}", max_concurrency=64,
+        step("map", "m", items="{{ range(24)|list }}", max_concurrency=24,
              steps=[llm("a", "a", condition=f"{SLOW} == item")])
     ],
 }  # fmt: skip
