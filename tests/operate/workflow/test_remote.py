@@ -150,16 +150,24 @@ async def _registers(command, folder):
     assert f"run {begun} is one of outer@1, not of approval" in other.stderr
 
 
+async def _again_and_again(process):
+    """As people press Ctrl-C."""
+    while True:
+        process.send_signal(signal.SIGINT)
+        await asyncio.sleep(10)
+
+
 async def _interrupted(daemon):
     """Whoever watches goes, the run stays."""
     pipe = asyncio.subprocess.PIPE
     arguments = ["workflow", "run", "approval@1", "--url", daemon.address]
     process = await asyncio.create_subprocess_exec(str(COMMAND), *arguments, stdout=pipe, stderr=pipe)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while b"waits for the signal" not in await process.stderr.readline():
             pass
-        process.send_signal(signal.SIGINT)
+        again = asyncio.ensure_future(_again_and_again(process))
         _, err = await process.communicate()
+        again.cancel()
     assert process.returncode == 130
     (run_id,) = re.findall(r"headgate workflow watch (run_\w+)", err.decode())
     state = json.loads((await asyncio.to_thread(run, "status", run_id, "--json", "--url", daemon.address)).stdout)
