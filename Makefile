@@ -75,9 +75,9 @@ types: $(DEV)
 imports: $(DEV)
 	$(BIN)/lint-imports
 
-# Two at a time, most wait for processes and clocks; then those that measure.
+# Three at a time, most wait for processes and clocks; then those that measure.
 tests: $(DEV) $(CHROMIUM) $(NODE)
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not alone"
+	$(BIN)/pytest -q -n 3 --dist worksteal -m "not alone"
 	$(BIN)/pytest -q -m alone
 
 quick: lint types imports

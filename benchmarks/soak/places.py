@@ -23,7 +23,8 @@ from benchmarks.simulated.starting import command
 START_LIMIT = 60.0
 _LINE = 1 << 20  # bytes of a line of the log
 _KEPT = 400  # lines of the log that are kept, requests left out
-_DATA = re.compile(r"headgate\.lock|knowledge\.lock|collections(/.*)?|models(/.*)?|workflows\.db([.-].*)?")  # what a daemon may leave
+# What a daemon may leave.
+_DATA = re.compile(r"headgate\.lock|knowledge\.lock|collections(/.*)?|models(/.*)?|workflows\.db([.-].*)?")
 _LIMIT = aiohttp.ClientTimeout(total=10)
 
 

@@ -30,7 +30,7 @@ worker = "echo"
 """
 CLIENTS = 100
 RUNS = 200
-SECONDS = 10.0
+SECONDS = 7.0
 
 WORKFLOW = """
 name: three

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator
 
@@ -16,6 +17,8 @@ class Beats:
 async def beats() -> AsyncIterator[Beats]:
     """Turns the loop all the time; `longest` is the longest that one turn took, in seconds of this thread's own."""
     seen = Beats()
+    gc.collect()
+    gc.freeze()  # what other tests have left is not gone through again and again
 
     async def beat() -> None:
         while True:
@@ -28,5 +31,6 @@ async def beats() -> AsyncIterator[Beats]:
     try:
         yield seen
     finally:
+        gc.unfreeze()
         task.cancel()
         await asyncio.wait({task})

@@ -49,7 +49,7 @@ WIDE = {
     ],
     "fallbacks": [llm(f"s{n}", "broken", on_failure="fallback", fallback=busy(n)) for n in range(16)],
     "headers": [
-        step("action", "s", action="http_request", url="http://a", headers={f"h{n}": slow(n) for n in range(64)},
+        step("action", "s", action="http_request", url="http://a", headers={f"h{n}": slow(n) for n in range(32)},
              on_failure="continue")
     ],
     "variables": [
