@@ -292,7 +292,7 @@ class TestWorkers:
 
     @pytest.mark.slow
     def test_ctrl_c_ends_a_check_that_waits(self, check, folder):
-        (folder / "own_waits.py").write_text("print('here', flush=True)\nimport threading\nthreading.Event().wait()\n")
+        (folder / "own_waits.py").write_text("import threading\nprint('here', flush=True)\nthreading.Event().wait()\n")
         check("echo", "")
         (folder / "pipeline.toml").write_text(
             f'[[workers]]\nname = "w"\nkind = "python"\nclass = "own_waits:A"\n{ROUTE}'
