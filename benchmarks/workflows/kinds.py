@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.workflow.ports import Kind, Result, StepContext
 
+HELD: list[str] = []  # runs in which a step of the type `hold` has begun
 STAMPS: list[float] = []  # seconds between the end of a step and the beginning of the one that needs it
 
 
@@ -24,6 +25,7 @@ class _Hold:
     """Does not end, unless HEADGATE_BENCH_HOLD says for how many seconds."""
 
     async def __call__(self, step: Any, context: StepContext) -> Result:  # noqa: ARG002 - the port's signature
+        HELD.append(context.run_id)
         await asyncio.sleep(float(os.environ.get("HEADGATE_BENCH_HOLD", "3600")))
         return Result(None)
 

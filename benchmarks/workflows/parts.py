@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 
 from benchmarks.workflows.bench import Bench, chain, many, resident, running
-from benchmarks.workflows.kinds import STAMPS
+from benchmarks.workflows.kinds import HELD, STAMPS
 from pipeline.workflow.checking import examine
 from pipeline.workflow.ports import Asking
 from pipeline.workflow.prompts import IngressPrompts
-from pipeline.workflow.reading import read
+from pipeline.workflow.source import read
 from workers.base import ChatMessage, Parameters
 
 Figures = dict[str, float]
@@ -246,7 +246,8 @@ async def interrupt(folder: Path, runs: int) -> None:
     """The process that is killed."""
     async with running("sqlite", folder) as bench:
         await many(runs, AT_ONCE, lambda: bench.start(INTERRUPTED))
-        await _until(bench, "steps_executing", runs)
+        while len(HELD) < runs:
+            await asyncio.sleep(0.02)
         print("held", flush=True)
         await asyncio.sleep(3600)
 

@@ -16,7 +16,8 @@ from pipeline.wiring.pipeline import Pipeline
 from pipeline.workflow.engine import Engine
 from pipeline.workflow.events import Hub
 from pipeline.workflow.journal import Journal
-from pipeline.workflow.library import Definitions, Plans, RegisteredLibrary
+from pipeline.workflow.library import Definitions, RegisteredLibrary
+from pipeline.workflow.plans import Plans
 from pipeline.workflow.ports import Kind, Library, Services
 from pipeline.workflow.prompts import IngressPrompts
 from pipeline.workflow.service import Service
@@ -96,7 +97,7 @@ def build_workflows(
         Services(IngressPrompts(pipeline.ingress), knowledge, outside),
         catalog,
         section,
-        planned=plans.planned,
+        plans=plans,
         kinds=kinds,
         watcher=hub,
         mine=mine,

@@ -15,6 +15,7 @@ from pipeline.workflow.errors import Conflict, JournalFailed, LeaseLost, StepFai
 from pipeline.workflow.history import fold
 from pipeline.workflow.journal import AnyEntry, Bundle, Journal, Lease, Rewound, RunRecord, Signalled, StateChanged
 from pipeline.workflow.plan import Plan
+from pipeline.workflow.plans import Plans
 from pipeline.workflow.ports import Catalog, Clock, Kind, Result, Services, Watcher
 from pipeline.workflow.rewind import rewound
 from pipeline.workflow.run import RESUMED, Run
@@ -42,9 +43,9 @@ class Elsewhere(Exception):
 class Engine:
     """Executes the runs of one process. To be used from one event loop.
 
-    `planned` makes a bundle's plan (it is asked once for each bundle that is in use, and may raise
-    `DefinitionRefused`); `mine` tells which runs left behind by others are to be taken up here. `kinds` may bring
-    types of their own, or other handlers for the built-in ones that have no steps inside. start → … → stop.
+    `plans` makes and keeps the plans of bundles, and may raise `DefinitionRefused`; `mine` tells which runs left behind
+    by others are to be taken up here. `kinds` may bring types of their own, or other handlers for the built-in ones
+    that have no steps inside. start → … → stop.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Engine:
         catalog: Catalog,
         section: WorkflowsSection,
         *,
-        planned: Callable[[Bundle], Plan],
+        plans: Plans,
         kinds: Mapping[str, Kind],
         watcher: Watcher,
         mine: Callable[[str], bool] = lambda _: True,
@@ -72,7 +73,7 @@ class Engine:
             now=now,
         )
         self._upkeep = Upkeep(self._shared, mine)
-        self._runs = Runs(self._shared, planned, self._upkeep.nudge)
+        self._runs = Runs(self._shared, plans, self._upkeep.nudge)
         self._guard: asyncio.Task[None] | None = None
 
     # Its life.

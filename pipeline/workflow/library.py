@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -15,49 +14,17 @@ from pipeline.workflow.errors import DefinitionRefused, Fault, UnknownWorkflow
 from pipeline.workflow.journal import Bundle, Journal
 from pipeline.workflow.patience import CHECK_S, TookTooLong, until
 from pipeline.workflow.plan import Plan
+from pipeline.workflow.plans import Plans
 from pipeline.workflow.ports import Catalog, Kind, Library
 from pipeline.workflow.source import Media, read
 
 T = TypeVar("T")
 
-STEPS_KEPT = 50_000  # of plans altogether
-PLANS_KEPT = 1024
 AT_ONCE = 2  # texts that are checked in threads
 WAITING = 32  # that wait for that
 _WAIT_S = 10.0
 _SMALL = 4096  # bytes of a text that the event loop reads itself
 _STEP = 100  # bytes of a step, about
-
-
-class Plans:
-    """Plans by their bundles' digests: those used last."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, Plan] = OrderedDict()
-        self._steps = 0
-
-    def planned(self, what: Bundle) -> Plan:
-        """As the engine asks for it. Raises `DefinitionRefused`."""
-        plan = self.get(what.digest)
-        if plan is None:
-            plan = planned(what)
-            self.keep(what.digest, plan)
-        return plan
-
-    def get(self, digest: str) -> Plan | None:
-        plan = self._kept.get(digest)
-        if plan is not None:
-            self._kept.move_to_end(digest)
-        return plan
-
-    def keep(self, digest: str, plan: Plan) -> None:
-        if digest in self._kept:
-            return
-        self._kept[digest] = plan
-        self._steps += plan.steps
-        while len(self._kept) > 1 and (self._steps > STEPS_KEPT or len(self._kept) > PLANS_KEPT):
-            _, gone = self._kept.popitem(last=False)
-            self._steps -= gone.steps
 
 
 class RegisteredLibrary:

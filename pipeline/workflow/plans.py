@@ -3,34 +3,41 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
+from pipeline.workflow.bundling import planned
 from pipeline.workflow.journal import Bundle
 from pipeline.workflow.plan import Plan
 
-MAX_STEPS = 100_000  # of all plans that are kept
+STEPS_KEPT = 100_000  # of plans altogether
+PLANS_KEPT = 1024
 
 
 class Plans:
-    """The plans used last are kept, as long as they have no more than so many steps together."""
+    """Plans by their bundles' digests: those used last. The engine and whoever reads definitions share one."""
 
-    def __init__(self, planned: Callable[[Bundle], Plan], max_steps: int = MAX_STEPS) -> None:
-        self._planned = planned
-        self._max_steps = max_steps
-        self._plans: OrderedDict[str, Plan] = OrderedDict()
+    def __init__(self, make: Callable[[Bundle], Plan] = planned) -> None:
+        self._make = make
+        self._kept: OrderedDict[str, Plan] = OrderedDict()
         self._steps = 0
 
-    def get(self, digest: str) -> Plan | None:
-        plan = self._plans.get(digest)
-        if plan is not None:
-            self._plans.move_to_end(digest)
+    def of(self, what: Bundle) -> Plan:
+        """Raises `DefinitionRefused`."""
+        plan = self.get(what.digest)
+        if plan is None:
+            plan = self._make(what)
+            self.keep(what.digest, plan)
         return plan
 
-    def of(self, bundle: Bundle) -> Plan:
-        """Raises `DefinitionRefused`."""
-        plan = self.get(bundle.digest)
-        if plan is None:
-            plan = self._plans[bundle.digest] = self._planned(bundle)
-            self._steps += plan.steps
-            while self._steps > self._max_steps and len(self._plans) > 1:
-                _, oldest = self._plans.popitem(last=False)
-                self._steps -= oldest.steps
+    def get(self, digest: str) -> Plan | None:
+        plan = self._kept.get(digest)
+        if plan is not None:
+            self._kept.move_to_end(digest)
         return plan
+
+    def keep(self, digest: str, plan: Plan) -> None:
+        if digest in self._kept:
+            return
+        self._kept[digest] = plan
+        self._steps += plan.steps
+        while len(self._kept) > 1 and (self._steps > STEPS_KEPT or len(self._kept) > PLANS_KEPT):
+            _, gone = self._kept.popitem(last=False)
+            self._steps -= gone.steps

@@ -34,9 +34,9 @@ class Runs:
     wait in the journal are due (a heap; no more is kept of them). `left_behind`: how many are in which state, by the
     last count."""
 
-    def __init__(self, shared: Shared, planned: Callable[[Bundle], Plan], freed: Callable[[], None]) -> None:
+    def __init__(self, shared: Shared, plans: Plans, freed: Callable[[], None]) -> None:
         self._shared = shared
-        self._plans = Plans(planned)
+        self._plans = plans
         self._freed = freed
         self._runs: dict[str, Run] = {}
         self._ends: dict[str, asyncio.Future[None]] = {}

@@ -14,7 +14,8 @@ from pipeline.workflow.engine import Engine
 from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.events import Hub
 from pipeline.workflow.journal import Journal
-from pipeline.workflow.library import Definitions, Plans, RegisteredLibrary
+from pipeline.workflow.library import Definitions, RegisteredLibrary
+from pipeline.workflow.plans import Plans
 from pipeline.workflow.ports import Services
 from pipeline.workflow.prompts import IngressPrompts
 from pipeline.workflow.service import Service
@@ -114,7 +115,7 @@ async def workflows(
     hub, plans, catalog = Hub(journal), Plans(), ConfigCatalog(conf)
     outside = RealOutside(conf.workflows)
     services = Services(IngressPrompts(pipeline.ingress), NoKnowledge(), outside)
-    engine = Engine(journal, services, catalog, conf.workflows, planned=plans.planned, kinds={}, watcher=hub, mine=mine)
+    engine = Engine(journal, services, catalog, conf.workflows, plans=plans, kinds={}, watcher=hub, mine=mine)
     definitions = Definitions(RegisteredLibrary(journal), plans, catalog, {})
     await engine.start()
     try:

@@ -9,8 +9,9 @@ import pytest
 from pipeline.adapters.journals.memory import MemoryJournal
 from pipeline.core.errors import Overloaded
 from pipeline.workflow import library
-from pipeline.workflow.library import AT_ONCE, Definitions, Plans, RegisteredLibrary
+from pipeline.workflow.library import AT_ONCE, Definitions, RegisteredLibrary
 from pipeline.workflow.patience import TookTooLong, go_on, until
+from pipeline.workflow.plans import Plans
 from pipeline.workflow.source import read
 
 STEPS = "".join(

@@ -13,7 +13,7 @@ from pipeline.workflow.errors import (
     UnknownWorkflow,
     VersionTaken,
 )
-from pipeline.workflow.library import PLANS_KEPT, Plans
+from pipeline.workflow.plans import PLANS_KEPT, Plans
 from pipeline.workflow.states import RunState, StepState
 from pipeline.workflow.views import StartRun
 from tests.flows import config
@@ -286,8 +286,8 @@ async def test_plans_are_kept_up_to_a_limit():
     async with served() as found:
         await found.service.register(GREET.encode(), "yaml", "-")
         registered = await found.journal.workflow("greet", None)
-        plan = plans.planned(registered.bundle)
-        assert plans.planned(registered.bundle) is plan
+        plan = plans.of(registered.bundle)
+        assert plans.of(registered.bundle) is plan
         for number in range(2 * PLANS_KEPT):
             plans.keep(str(number), plan)
         assert len(plans._kept) == PLANS_KEPT

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.workflows import parts
 from benchmarks.workflows.__main__ import rows
-from pipeline.workflow.reading import read
+from pipeline.workflow.source import read
 
 TARGETS = {
     "validate": [("1,000", 100), ("10,000", 1000)],

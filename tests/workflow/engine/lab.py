@@ -20,6 +20,7 @@ from pipeline.workflow.engine import Engine
 from pipeline.workflow.errors import StepFailed
 from pipeline.workflow.history import History, fold
 from pipeline.workflow.journal import AnyEntry, Bundle, Journal, Numbered, RunRecord
+from pipeline.workflow.plans import Plans
 from pipeline.workflow.ports import Kind, Result, StepContext
 from pipeline.workflow.states import RunState
 
@@ -64,7 +65,7 @@ class Lab:
             None,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             section,
-            planned=planned,
+            plans=Plans(planned),
             kinds={"llm": Kind(self.play)},
             watcher=self.eyes,
         )

@@ -172,7 +172,7 @@ async def test_a_run_whose_definition_is_refused_now_fails_with_that():
     journal = MemoryJournal(book=book)
     await journal.open()
     here = Lab(journal, section(), {})
-    here.engine._runs._plans._planned = refuses
+    here.engine._runs._plans._make = refuses
     await here.engine.start()
     record, _ = await here.end(run)
     assert record.state is RunState.FAILED
